@@ -1,0 +1,1 @@
+//! Local parts: dot-strings and quoted strings.

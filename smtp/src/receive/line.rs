@@ -1,0 +1,1 @@
+//! Takes command lines off the input with bounded memory.
