@@ -1,0 +1,3 @@
+//! The queue service.
+
+pub mod spool;
