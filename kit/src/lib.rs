@@ -1,1 +1,26 @@
-//! kit
+//! What every service stands on: configuration, time, network, telemetry, and the road between services.
+//!
+//! - [`config`]: one TOML for all, all faults at once · [`clock`], [`net`]: the seams for tests · [`stop`]: graceful stop
+//! - [`metrics`]: a registry as a value · [`telemetry`]: logs and traces · [`trace`]: W3C context across calls and disks
+//! - [`connect`]: the road to a peer · [`peers`]: services of which there are several · [`call`]: deadlines
+//! - [`serve`]: the gRPC server with its layers, reflection and health · [`health`]: who is ready · [`roles`]: who may call what
+//!
+//! **Invariants**: knows no service, only contracts. Nothing here is process-wide, save what [`telemetry::init`] sets.
+
+mod host;
+
+pub mod call;
+pub mod clock;
+pub mod config;
+pub mod connect;
+pub mod health;
+pub mod metrics;
+pub mod net;
+pub mod peers;
+pub mod roles;
+pub mod serve;
+pub mod stop;
+pub mod telemetry;
+pub mod trace;
+
+pub use host::Host;

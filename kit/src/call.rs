@@ -1,0 +1,26 @@
+//! Deadlines, set on the caller's side so that near and far calls have them alike.
+
+use std::future::Future;
+use std::time::Duration;
+use tonic::Status;
+
+/// Waits for a call at most `limit`.
+///
+/// # Errors
+/// The call's own, or `DeadlineExceeded`; the callee may still have done it.
+pub async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()))),
+    }
+}
+
+/// Whether the call surely did nothing: it never reached a service, or was turned away at its door.
+pub fn surely_not_started(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::ResourceExhausted) || refused_connection(status)
+}
+
+/// Whether there was no connection to send the call on.
+fn refused_connection(status: &Status) -> bool {
+    status.code() == tonic::Code::Unavailable && status.metadata().contains_key(crate::connect::NOT_SENT)
+}

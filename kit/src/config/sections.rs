@@ -1,0 +1,174 @@
+//! The sections that every process has: `[server]`, `[telemetry]`, `[peers]`.
+
+use super::{Faults, Section};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `[server]`: this process's gRPC listener and its folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    pub listen: SocketAddr,
+    /// Spool, TSA state, node id.
+    pub data_dir: PathBuf,
+    /// Empty: made once and kept in `data_dir`.
+    pub node_id: String,
+    /// gRPC without TLS beyond loopback.
+    pub allow_plaintext: bool,
+    pub tls: Tls,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            data_dir: "data".into(),
+            node_id: String::new(),
+            allow_plaintext: false,
+            tls: Tls::default(),
+        }
+    }
+}
+
+/// Certificates between services: `[server.tls]` and `[peers.tls]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    pub cert: String,
+    pub key: String,
+    pub client_ca: String,
+    pub ca: String,
+}
+
+const TLS_NOT_YET: &str = "TLS between services is not part of this version; leave it out";
+
+impl Section for Server {
+    const NAME: &'static str = "server";
+
+    fn check(&self, faults: &mut Faults) {
+        if self.tls != Tls::default() {
+            faults.add("server.tls", TLS_NOT_YET);
+        }
+        if !self.listen.ip().is_loopback() && !self.allow_plaintext {
+            faults.add("server.listen", "gRPC without TLS beyond loopback: set server.allow_plaintext to allow it");
+        }
+        if !self.node_id.is_empty() && self.node_id.parse::<godwit_proto::id::NodeId>().is_err() {
+            faults.add("server.node_id", "not of the form node_ and 26 characters");
+        }
+    }
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    /// `http://jaeger:4317`; empty: no traces are sent.
+    pub otlp_endpoint: String,
+    /// 0 to 1: the part of new traces that is kept.
+    pub sample_ratio: f64,
+    /// A filter of `tracing_subscriber::EnvFilter`.
+    pub log_filter: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, log_filter: "info".into() }
+    }
+}
+
+impl Section for Telemetry {
+    const NAME: &'static str = "telemetry";
+
+    fn check(&self, faults: &mut Faults) {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            faults.add("telemetry.sample_ratio", "must be between 0 and 1");
+        }
+        if !self.otlp_endpoint.is_empty() && self.otlp_endpoint.parse::<http::Uri>().is_err() {
+            faults.add("telemetry.otlp_endpoint", "not a URL");
+        }
+        if let Err(error) = self.log_filter.parse::<tracing_subscriber::EnvFilter>() {
+            faults.add("telemetry.log_filter", error);
+        }
+    }
+}
+
+/// A value, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl<T> OneOrMany<T> {
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A peer's address: `http://10.0.0.1:50051`.
+pub type Address = String;
+
+/// `[peers]`: where services are that do not run here, or that run elsewhere too.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Peers {
+    pub ingress: OneOrMany<Address>,
+    pub queue: OneOrMany<Address>,
+    pub egress: OneOrMany<Address>,
+    pub tsa: OneOrMany<Address>,
+    pub throttle: OneOrMany<Address>,
+    pub proxy: OneOrMany<Address>,
+    pub tls: Tls,
+}
+
+impl Peers {
+    /// The addresses under one service's name; empty for a name that is none.
+    pub fn of(&self, service: &str) -> &[Address] {
+        self.all().into_iter().find(|(name, _)| *name == service).map_or(&[], |(_, addresses)| addresses)
+    }
+
+    fn all(&self) -> [(&'static str, &[Address]); 6] {
+        [
+            ("ingress", self.ingress.as_slice()),
+            ("queue", self.queue.as_slice()),
+            ("egress", self.egress.as_slice()),
+            ("tsa", self.tsa.as_slice()),
+            ("throttle", self.throttle.as_slice()),
+            ("proxy", self.proxy.as_slice()),
+        ]
+    }
+}
+
+impl Section for Peers {
+    const NAME: &'static str = "peers";
+
+    fn check(&self, faults: &mut Faults) {
+        if self.tls != Tls::default() {
+            faults.add("peers.tls", TLS_NOT_YET);
+        }
+        for (service, addresses) in self.all() {
+            for (place, address) in addresses.iter().enumerate() {
+                let uri = address.parse::<http::Uri>().ok();
+                let plain = uri.as_ref().is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+                if !plain {
+                    let what = format!("{address:?} is not a URL such as http://10.0.0.1:50051");
+                    faults.add(format!("peers.{service}[{place}]"), what);
+                }
+            }
+        }
+        if self.throttle.as_slice().len() > 1 {
+            faults.add("peers.throttle", "at most one: a process has one way to its limits");
+        }
+    }
+}

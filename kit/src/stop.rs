@@ -1,0 +1,72 @@
+//! Graceful stop: one signal for all tasks of a service, and a wait for them to end.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Given to everything that runs in the background. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    token: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Stop {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs a task that `finish` waits for. It must watch `requested` and end soon after.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+
+    /// A part that can be stopped alone, and is stopped with the whole.
+    pub fn child(&self) -> Self {
+        Self { token: self.token.child_token(), tasks: TaskTracker::new() }
+    }
+
+    /// Returns once a stop was asked for.
+    pub async fn requested(&self) {
+        self.token.cancelled().await;
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Asks for the stop; returns at once.
+    pub fn request(&self) {
+        self.token.cancel();
+    }
+
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Asks for the stop and waits for the tasks; false where some still run after `grace`.
+    pub async fn finish(&self, grace: Duration) -> bool {
+        self.request();
+        self.tasks.close();
+        tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
+    }
+}
+
+/// Returns when the process is told to end (SIGTERM or SIGINT).
+///
+/// # Errors
+/// Where the system gives no signal handlers.
+pub async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
