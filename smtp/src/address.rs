@@ -2,6 +2,9 @@
 
 mod domain;
 mod local;
+mod path;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -39,7 +42,8 @@ pub enum Error {
 ///
 /// The local part is held without its quotes, so `"t"@x` and `t@x` are equal; `Display` quotes it where it must be.
 /// The domain is held in lower case: a host name, or a literal such as `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
-/// Either may hold UTF-8 (RFC 6531): see [`Address::is_ascii`].
+/// A host name beyond ASCII is held in A-labels (`xn--`), so equal domains are equal strings and DNS takes them as they
+/// are; the local part may hold UTF-8 (RFC 6531): see [`Address::is_ascii`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     local: String,
@@ -49,7 +53,9 @@ pub struct Address {
 impl Address {
     /// Takes a bare `local@domain`, UTF-8 allowed.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        todo!()
+        let (local, domain) = local::split(text)?;
+        let domain = domain::parse(domain)?;
+        Ok(Self { local, domain })
     }
 
     /// `postmaster` at a host: what `RCPT TO:<postmaster>` stands for (RFC 5321 section 4.5.1).
@@ -69,23 +75,20 @@ impl Address {
 
     /// The address that an address literal names.
     pub fn literal(&self) -> Option<IpAddr> {
-        todo!()
+        domain::literal(&self.domain)
     }
 
-    /// False means that the next hop must offer SMTPUTF8, or [`Address::to_ascii`] must succeed.
+    /// False means that the next hop must offer SMTPUTF8: there is no other way to write a local part beyond ASCII.
     pub fn is_ascii(&self) -> bool {
-        self.local.is_ascii() && self.domain.is_ascii()
-    }
-
-    /// The same mailbox with its domain in A-labels; `None` when the local part itself is beyond ASCII.
-    pub fn to_ascii(&self) -> Option<Self> {
-        todo!()
+        self.local.is_ascii()
     }
 }
 
+/// The canonical form, which parses to the same address.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+        local::write(&self.local, f)?;
+        write!(f, "@{}", self.domain)
     }
 }
 
@@ -122,7 +125,7 @@ impl ReversePath {
 
     /// Splits `<path>` off the front of a command's argument and gives what follows the `>`.
     pub fn take(text: &str) -> Result<(Self, &str), Error> {
-        todo!()
+        path::reverse(text)
     }
 }
 
@@ -140,7 +143,14 @@ impl fmt::Display for ReversePath {
 impl FromStr for ReversePath {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self, Error> {
-        todo!()
+        match text {
+            "" => Ok(Self::Null),
+            path if path.starts_with('<') => match path::reverse(path)? {
+                (path, "") => Ok(path),
+                (_, _) => Err(Error::Brackets),
+            },
+            address => Address::parse(address).map(Self::Address),
+        }
     }
 }
 
@@ -161,6 +171,6 @@ impl ForwardPath {
     /// Splits `<path>` off the front of a command's argument and gives what follows the `>`.
     /// A source route is dropped: the final address is what counts (RFC 5321 appendix C).
     pub fn take(text: &str) -> Result<(Self, &str), Error> {
-        todo!()
+        path::forward(text)
     }
 }

@@ -1,6 +1,8 @@
 //! The DATA phase: only CRLF.CRLF ends a message, and no CR or LF stands alone, coming or going.
 
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use read::Reader;
@@ -37,5 +39,42 @@ pub enum Fault {
 
 /// Judges a whole message, as an injection call brings it.
 pub fn check(body: &[u8], limits: &Limits) -> Result<(), Fault> {
-    todo!()
+    let mut fault = None;
+    let mut line_start = 0;
+    for end in line_ends(body) {
+        match end {
+            LineEnd::CrLf(at) => {
+                fault = fault.max((at - line_start > limits.line_bytes_max).then_some(Fault::LineTooLong));
+                line_start = at + 2;
+            }
+            LineEnd::BareCr(_) => fault = fault.max(Some(Fault::BareCr)),
+            LineEnd::BareLf(_) => fault = fault.max(Some(Fault::BareLf)),
+        }
+    }
+    fault = fault.max((body.len() - line_start > limits.line_bytes_max).then_some(Fault::LineTooLong));
+    fault = fault.max(memchr::memchr(0, body).map(|_| Fault::Nul));
+    fault = fault.max((body.len() > limits.size_bytes_max).then_some(Fault::TooLarge));
+    fault.map_or(Ok(()), Err)
+}
+
+/// A CR or LF in a text, by where it stands.
+enum LineEnd {
+    CrLf(usize),
+    BareCr(usize),
+    BareLf(usize),
+}
+
+/// All of them in order. A CR at the very end is bare: the caller keeps one back if more may come.
+fn line_ends(text: &[u8]) -> impl Iterator<Item = LineEnd> {
+    let mut ends = memchr::memchr2_iter(b'\r', b'\n', text).peekable();
+    std::iter::from_fn(move || {
+        let at = ends.next()?;
+        if text[at] == b'\n' {
+            return Some(LineEnd::BareLf(at));
+        }
+        match ends.next_if(|next| *next == at + 1 && text[*next] == b'\n') {
+            Some(_) => Some(LineEnd::CrLf(at)),
+            None => Some(LineEnd::BareCr(at)),
+        }
+    })
 }

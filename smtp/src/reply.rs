@@ -1,6 +1,8 @@
 //! SMTP replies: encoded so that nothing can be injected, parsed so that nothing can be exhausted.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -23,7 +25,15 @@ impl Enhanced {
 
     /// Takes `c.s.d` with class 2, 4 or 5.
     pub fn parse(text: &str) -> Option<Self> {
-        todo!()
+        let mut parts = text.split('.');
+        let (class, subject, detail) = (parts.next()?, parts.next()?, parts.next()?);
+        let class = matches!(class, "2" | "4" | "5").then(|| class.parse().ok())??;
+        let number = |part: &str| {
+            let is_number = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+            is_number.then(|| part.parse().ok()).flatten()
+        };
+        let enhanced = Self { class, subject: number(subject)?, detail: number(detail)? };
+        parts.next().is_none().then_some(enhanced)
     }
 }
 
@@ -102,7 +112,36 @@ impl Reply {
 
     /// Appends the wire form. Whatever the lines hold, no control character but the CRLFs gets out.
     pub fn encode(&self, out: &mut BytesMut) {
-        todo!()
+        let empty = [String::new()];
+        let lines = if self.lines.is_empty() { &empty[..] } else { &self.lines[..] };
+        for (at, line) in lines.iter().enumerate() {
+            let separator = if at + 1 < lines.len() { '-' } else { ' ' };
+            let mut wire = format!("{}{separator}", self.code);
+            if let Some(enhanced) = self.enhanced {
+                wire.push_str(&format!("{enhanced} "));
+            }
+            push_escaped(&mut wire, line, LINE_BYTES_MAX, char::is_ascii);
+            out.extend_from_slice(wire.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Octets of a reply line without its CRLF (RFC 5321 section 4.5.3.1.5). What is over is cut off.
+const LINE_BYTES_MAX: usize = 510;
+
+/// Appends `text` up to a length, controls and what `is_plain` denies as escapes.
+fn push_escaped(out: &mut String, text: &str, bytes_max: usize, is_plain: impl Fn(&char) -> bool) {
+    for c in text.chars() {
+        let before = out.len();
+        match !c.is_control() && is_plain(&c) {
+            true => out.push(c),
+            false => out.extend(c.escape_default()),
+        }
+        if out.len() > bytes_max {
+            out.truncate(before);
+            return;
+        }
     }
 }
 
