@@ -14,6 +14,10 @@ mod ask;
 mod config;
 mod line;
 mod session;
+#[cfg(test)]
+mod tests;
+mod verbs;
+mod verdict;
 
 pub use ask::{Ask, Helo, Recipient, Step, Transaction, Verdict};
 pub use config::{Config, Extensions};
