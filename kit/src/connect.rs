@@ -1,3 +1,121 @@
-//! The road to a peer.
-/// Set on a Status for a call that was never sent.
+//! The road to a peer: a channel with Godwit's settings, and the layers that every call passes.
+
+use crate::peers::{NodeCell, Peer};
+use crate::trace;
+use godwit_proto::{Wire, wire};
+use http::{Request, Response};
+use std::time::Duration;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tower::{BoxError, ServiceBuilder};
+
+/// Set on the Status of a call that found no connection, and so was surely not begun.
 pub const NOT_SENT: &str = "godwit-not-sent";
+/// The header in which a server says which node it is.
+pub const NODE_ID: &str = "godwit-node-id";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The road to one peer. It connects when it is used, and again after a break.
+#[derive(Clone, Debug)]
+pub struct Road {
+    pub address: String,
+    pub wire: Wire,
+    /// Learned from the first answer.
+    pub node: NodeCell,
+}
+
+impl Road {
+    /// The peer, with a handle made by one of `godwit_proto`'s `at` functions.
+    pub fn peer<T>(&self, at: impl FnOnce(Wire) -> T) -> Peer<T> {
+        Peer { name: self.address.clone(), handle: at(self.wire.clone()), node: self.node.clone() }
+    }
+}
+
+/// Opens the road to `address`, `http://host:port`. Must be called within a runtime.
+///
+/// # Errors
+/// An address that is no URL.
+pub fn road(address: &str) -> Result<Road, tonic::transport::Error> {
+    let channel = Endpoint::from_shared(address.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .connect_lazy();
+    let node = NodeCell::default();
+    Ok(Road { address: address.to_string(), wire: layered(channel, node.clone()), node })
+}
+
+/// A channel under the caller's layers. Read from top to bottom.
+fn layered(channel: Channel, node: NodeCell) -> Wire {
+    wire(
+        ServiceBuilder::new()
+            // The current span's context goes along.
+            .map_request(|mut request: Request<Body>| {
+                trace::inject(request.headers_mut());
+                request
+            })
+            // Whose answer it is.
+            .map_response(move |response: Response<Body>| {
+                learn(&node, &response);
+                response
+            })
+            // What never left is told apart from what may have arrived.
+            .map_err(|error: tonic::transport::Error| status(error.into()))
+            .service(channel),
+    )
+}
+
+fn learn(node: &NodeCell, response: &Response<Body>) {
+    if node.get().is_none()
+        && let Some(id) = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()?.parse().ok())
+    {
+        // A second answer at the same time says the same.
+        let _ = node.set(id);
+    }
+}
+
+fn status(error: BoxError) -> Status {
+    let unconnected = is_connect_error(error.as_ref());
+    let mut status = Status::from_error(error);
+    if unconnected {
+        status = Status::unavailable(status.message());
+        status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
+    }
+    status
+}
+
+fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::surely_not_started;
+    use godwit_proto::throttle::{self, v1::ListRequest};
+
+    #[tokio::test]
+    async fn an_unreachable_peer_is_unavailable_and_surely_not_started() {
+        let throttle = throttle::at(road("http://127.0.0.1:1").unwrap().wire);
+        let status = throttle.list(tonic::Request::new(ListRequest::default())).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        assert!(surely_not_started(&status), "{status:?}");
+    }
+}

@@ -1,8 +1,18 @@
 //! Who is ready: what each service needs, whether it is there, and why not.
 
+use crate::connect::Road;
+use crate::{Host, call};
+use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::pb::{self, HealthCheckRequest, health_client::HealthClient};
+use tonic_health::server::HealthReporter;
+
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Services' own reports and those on their dependencies. Cheap to clone; one a process.
 #[derive(Debug, Clone)]
@@ -63,5 +73,93 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), Option<String>>> {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The services' names in the contracts, as health checks ask for them.
+pub fn contract_names(service: &str) -> &'static [&'static str] {
+    match service {
+        "ingress" => &["godwit.ingress.v1.IngressService"],
+        "queue" => &["godwit.queue.v1.QueueService", "godwit.queue.v1.QueueAdminService"],
+        "egress" => &["godwit.egress.v1.EgressService"],
+        "tsa" => &["godwit.tsa.v1.TsaService"],
+        "throttle" => &["godwit.throttle.v1.ThrottleService"],
+        "proxy" => &["godwit.proxy.v1.ProxyService"],
+        _ => &[],
+    }
+}
+
+/// Keeps the gRPC health service saying what the board says, until the host stops. A stopping process serves nobody new.
+pub(crate) async fn report(host: Host, reporter: HealthReporter) {
+    let mut changed = host.health.watch();
+    loop {
+        changed.borrow_and_update();
+        let stopping = host.stop.is_requested();
+        let causes = host.health.causes();
+        reporter.set_service_status("", status(!stopping && causes.is_empty())).await;
+        for service in host.health.services() {
+            let ready = !stopping && causes.iter().all(|cause| cause.service != service);
+            for name in contract_names(service) {
+                reporter.set_service_status(*name, status(ready)).await;
+            }
+        }
+        if stopping {
+            return;
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = host.stop.requested() => {}
+        }
+    }
+}
+
+fn status(ready: bool) -> ServingStatus {
+    if ready { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+/// Watches a dependency that is elsewhere: `dependents` are ready while at least one of its `roads` answers that it serves.
+/// Also teaches each road which node it leads to. Runs until the host stops.
+pub async fn probe(host: Host, dependents: Vec<&'static str>, dependency: &'static str, roads: Vec<Road>) {
+    loop {
+        let answers = join_all(roads.iter().map(|road| ask(road, dependency))).await;
+        let state = if answers.iter().any(Result::is_ok) {
+            Ok(())
+        } else {
+            Err(answers.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; "))
+        };
+        for dependent in &dependents {
+            host.health.set(dependent, dependency, state.clone());
+        }
+        tokio::select! {
+            () = host.clock.sleep(PROBE_EVERY) => {}
+            () = host.stop.requested() => return,
+        }
+    }
+}
+
+async fn ask(road: &Road, dependency: &str) -> Result<(), String> {
+    let service = contract_names(dependency).first().copied().unwrap_or_default().to_string();
+    let mut client = HealthClient::new(road.wire.clone());
+    let asked = client.check(HealthCheckRequest { service });
+    match call::within(PROBE_LIMIT, asked).await {
+        Ok(answer) if answer.get_ref().status() == pb::health_check_response::ServingStatus::Serving => Ok(()),
+        Ok(_) => Err(format!("{} does not serve {dependency}", road.address)),
+        Err(status) => Err(format!("{}: {}", road.address, status.message())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_ready_when_nothing_is_amiss() {
+        let board = Board::default();
+        board.set("queue", "spool", Ok(()));
+        assert!(board.causes().is_empty());
+        board.set("queue", "spool", Err("disk full".into()));
+        let cause = Cause { service: "queue", part: "spool".into(), reason: "disk full".into() };
+        assert_eq!(board.causes(), [cause]);
+        assert_eq!(board.services(), ["queue"]);
     }
 }

@@ -87,16 +87,21 @@ mod tests {
         let node = NodeId::new();
         let remote = |name: &str, handle| Peer { name: name.into(), handle, node: NodeCell::default() };
         let peers = Peers::new(vec![Peer::here(node, 1), remote("a", 2), remote("b", 3)]);
-        let asked = |limit: i32| move |n: i32| async move { if n < limit { Err(Status::unavailable("away")) } else { Ok(n) } };
+        let asked =
+            |limit: i32| move |n: i32| async move { if n < limit { Err(Status::unavailable("away")) } else { Ok(n) } };
         assert_eq!(peers.any(asked(3)).await.unwrap(), 3);
         assert_eq!(peers.any(asked(9)).await.unwrap_err().code(), tonic::Code::Unavailable);
-        assert_eq!(peers.any(|_| async { Err::<(), _>(Status::internal("x")) }).await.unwrap_err().code(), tonic::Code::Internal);
+        assert_eq!(
+            peers.any(|_| async { Err::<(), _>(Status::internal("x")) }).await.unwrap_err().code(),
+            tonic::Code::Internal
+        );
     }
 
     #[test]
     fn a_node_is_listed_once() {
         let node = NodeId::new();
-        let peers = Peers::new(vec![Peer::here(node, 1), Peer { name: "a".into(), handle: 2, node: NodeCell::default() }]);
+        let peers =
+            Peers::new(vec![Peer::here(node, 1), Peer { name: "a".into(), handle: 2, node: NodeCell::default() }]);
         assert_eq!(peers.each().len(), 2);
         peers.0[1].node.set(node).unwrap();
         assert_eq!(peers.each().len(), 1);

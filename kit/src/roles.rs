@@ -1,1 +1,185 @@
-//! roles
+//! Who may call what: one table of all calls. A near call is a peer's.
+
+/// What a caller may do. Each row of the table names the least that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Hand in mail.
+    Inject,
+    /// Look.
+    Read,
+    /// Change what happens to mail.
+    Operate,
+    /// Everything but what services do among themselves.
+    Admin,
+    /// A Godwit service: may do everything.
+    Peer,
+}
+
+impl Role {
+    /// Whether a caller with this role may do what needs `needed`. Injecting is a right of its own: those who only read
+    /// may not, those who only inject may not read.
+    pub fn may(self, needed: Role) -> bool {
+        match self {
+            Role::Peer => true,
+            Role::Admin => needed != Role::Peer,
+            Role::Operate => matches!(needed, Role::Operate | Role::Read),
+            Role::Read => needed == Role::Read,
+            Role::Inject => needed == Role::Inject,
+        }
+    }
+}
+
+/// The calls of one service and the role that each needs.
+struct Service {
+    name: &'static str,
+    calls: &'static [(&'static str, Role)],
+}
+
+/// The role that a call of this path (`/package.Service/Method`) needs; `None` where it is none of ours.
+pub fn needed(path: &str) -> Option<Role> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let service = TABLE.iter().find(|row| row.name == service)?;
+    service.calls.iter().find(|(name, _)| *name == method).map(|(_, role)| *role)
+}
+
+use Role::{Admin, Inject, Operate, Peer, Read};
+
+const TABLE: &[Service] = &[
+    Service {
+        name: "godwit.queue.v1.QueueService",
+        calls: &[
+            ("Enqueue", Peer),
+            ("PutBody", Peer),
+            ("ReadBody", Peer),
+            ("Withdraw", Peer),
+            ("WatchDue", Peer),
+            ("Route", Peer),
+            // Hands out mail.
+            ("Lease", Peer),
+            ("Renew", Peer),
+            ("Release", Peer),
+            ("Settle", Peer),
+            ("SettleLane", Peer),
+            ("ReportLane", Peer),
+            ("Record", Peer),
+            ("WatchEvents", Read),
+        ],
+    },
+    Service {
+        name: "godwit.queue.v1.QueueAdminService",
+        calls: &[
+            ("Summarise", Read),
+            ("ListMessages", Read),
+            // Shows bodies.
+            ("Inspect", Admin),
+            ("Search", Admin),
+            ("Suspend", Operate),
+            ("Resume", Operate),
+            ("ListSuspensions", Read),
+            ("Bounce", Operate),
+            ("CancelBounce", Operate),
+            ("ListBounces", Read),
+            ("Expire", Operate),
+            ("Flush", Operate),
+            ("Rebind", Operate),
+            ("Transfer", Admin),
+            ("Adopt", Peer),
+            ("Drain", Admin),
+            ("Sinks", Read),
+            ("ListSuppressions", Read),
+            ("PutSuppressions", Operate),
+            ("DeleteSuppressions", Operate),
+            ("CheckSpool", Admin),
+        ],
+    },
+    Service {
+        name: "godwit.ingress.v1.IngressService",
+        calls: &[
+            ("Inject", Inject),
+            ("ListSessions", Read),
+            ("KillSession", Operate),
+            // Shows addresses.
+            ("TraceSessions", Admin),
+        ],
+    },
+    Service {
+        name: "godwit.egress.v1.EgressService",
+        calls: &[
+            ("ListSites", Read),
+            ("ListConnections", Read),
+            ("AbortConnection", Operate),
+            ("ResolvePath", Read),
+            ("TraceSessions", Admin),
+            ("SuspendSite", Operate),
+            ("SuspendSource", Operate),
+            ("Resume", Operate),
+        ],
+    },
+    Service {
+        name: "godwit.tsa.v1.TsaService",
+        calls: &[
+            ("Observe", Peer),
+            ("Watch", Read),
+            ("List", Read),
+            ("Explain", Read),
+            ("Cancel", Operate),
+            ("Add", Operate),
+            ("Try", Read),
+            ("Status", Read),
+        ],
+    },
+    Service {
+        name: "godwit.throttle.v1.ThrottleService",
+        calls: &[
+            ("Acquire", Peer),
+            ("Refund", Peer),
+            ("AcquireSlots", Peer),
+            ("Heartbeat", Peer),
+            ("ReleaseSlots", Peer),
+            ("List", Read),
+            ("Inspect", Read),
+            ("Reset", Operate),
+        ],
+    },
+    Service {
+        name: "godwit.proxy.v1.ProxyService",
+        calls: &[
+            ("ListSources", Read),
+            ("WatchSources", Read),
+            ("Status", Read),
+            ("ListSessions", Read),
+            ("Drain", Operate),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    /// A call without a row could be made by anyone.
+    #[test]
+    fn every_call_of_every_contract_has_a_role() {
+        let set = prost_types::FileDescriptorSet::decode(godwit_proto::DESCRIPTORS).unwrap();
+        let mut count = 0;
+        for file in set.file.iter().filter(|file| file.package() != "godwit.policy.v1") {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    assert!(needed(&path).is_some(), "{path} has no role");
+                    count += 1;
+                }
+            }
+        }
+        assert_eq!(count, TABLE.iter().map(|row| row.calls.len()).sum::<usize>(), "a row without a call");
+    }
+
+    #[test]
+    fn roles_reach_as_far_as_they_say() {
+        for (role, may) in [(Inject, 1), (Read, 1), (Operate, 2), (Admin, 4), (Peer, 5)] {
+            let reach = [Inject, Read, Operate, Admin, Peer].into_iter().filter(|needed| role.may(*needed)).count();
+            assert_eq!(reach, may, "{role:?}");
+        }
+    }
+}

@@ -1,1 +1,136 @@
-//! serve
+//! The gRPC server of a process: its layers, reflection, health, and the listener with a graceful end.
+
+use crate::roles::{self, Role};
+use crate::{Host, connect, health, trace};
+use futures::future::Either;
+use http::{HeaderValue, Request, Response};
+use opentelemetry::context::FutureExt;
+use std::future::{Future, ready};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tower::{Layer, Service};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const CALLS_PER_CONNECTION_MAX: usize = 4_096;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Why a process does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("server.listen = {at}: {error}")]
+    Listen { at: SocketAddr, error: std::io::Error },
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves `routes`, with reflection and health, until the host stops. Returns once it listens, with the bound address.
+///
+/// # Errors
+/// An address that cannot be listened at.
+pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<SocketAddr, Error> {
+    let refused = |error| Error::Listen { at, error };
+    let listener = TcpListener::bind(at).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    host.stop.spawn(health::report(host.clone(), reporter));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(godwit_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .tcp_nodelay(true)
+        // More at once from one connection is refused, not queued.
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .load_shed(true)
+        // Who may call, whose trace it is, who answers.
+        .layer(Door::new(host))
+        .add_routes(routes)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let stop = host.stop.clone();
+    host.stop.spawn(async move {
+        let stopped = stop.token().cancelled_owned();
+        if let Err(error) = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await {
+            tracing::error!(%error, "gRPC server ended");
+        }
+    });
+    Ok(bound)
+}
+
+/// What every call passes on its way in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    node: HeaderValue,
+}
+
+impl Door {
+    fn new(host: &Host) -> Self {
+        Self { node: HeaderValue::try_from(host.node.to_string()).expect("a node id is ASCII") }
+    }
+}
+
+impl<S> Layer<S> for Door {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { inner, node: self.node.clone() }
+    }
+}
+
+/// A service behind the [`Door`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    node: HeaderValue,
+}
+
+/// Callers over plaintext are told apart by nothing: who may reach the port is a peer. Configuration refuses plaintext
+/// beyond loopback unless it is allowed in so many words.
+const PLAINTEXT_CALLER: Role = Role::Peer;
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let node = self.node.clone();
+        let allowed = roles::needed(request.uri().path()).is_none_or(|needed| PLAINTEXT_CALLER.may(needed));
+        let answer = if allowed {
+            let caller = trace::extract(request.headers());
+            Either::Left(self.inner.call(request).with_context(caller))
+        } else {
+            Either::Right(ready(Ok(Status::permission_denied("this caller's role may not").into_http())))
+        };
+        Box::pin(async move {
+            let mut response = answer.await?;
+            response.headers_mut().insert(connect::NODE_ID, node);
+            Ok(response)
+        })
+    }
+}

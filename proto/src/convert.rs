@@ -113,7 +113,14 @@ mod tests {
 
     #[test]
     fn queue_names_are_read_back() {
-        for text in ["domain", "tenant@domain", "campaign:tenant@domain", "campaign:@domain", "c:t@domain!relay:2525", "domain!r"] {
+        for text in [
+            "domain",
+            "tenant@domain",
+            "campaign:tenant@domain",
+            "campaign:@domain",
+            "c:t@domain!relay:2525",
+            "domain!r",
+        ] {
             assert_eq!(text.parse::<QueueName>().unwrap().to_string(), text);
         }
         assert_eq!("t@".parse::<QueueName>(), Err(NoDomain));

@@ -177,7 +177,13 @@ mod tests {
 
     #[test]
     fn what_is_not_an_id_is_refused() {
-        for text in ["", "msg_", "msg_8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "msg_0000000000000000000000000U", "dlv_00000000000000000000000000"] {
+        for text in [
+            "",
+            "msg_",
+            "msg_8ZZZZZZZZZZZZZZZZZZZZZZZZZ",
+            "msg_0000000000000000000000000U",
+            "dlv_00000000000000000000000000",
+        ] {
             assert!(text.parse::<MessageId>().is_err(), "{text}");
             assert!(text.parse::<DeliveryId>().is_err(), "{text}");
         }

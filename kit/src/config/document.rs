@@ -124,7 +124,8 @@ impl Document {
     }
 
     fn set(&mut self, path: &[String], value: Value) {
-        let overlay = path.iter().rev().fold(value, |inner, key| Value::Table(Table::from_iter([(key.clone(), inner)])));
+        let overlay =
+            path.iter().rev().fold(value, |inner, key| Value::Table(Table::from_iter([(key.clone(), inner)])));
         if let Value::Table(overlay) = overlay {
             merge(&mut self.table, overlay);
         }
