@@ -11,6 +11,13 @@
 //!
 //! A driver owns the socket and the timers. It reads into a `BytesMut`, lets the machine advance, writes what the
 //! machine's output holds, and answers what the machine asks.
+//!
+//! Invariants:
+//! - nothing here waits, reads a clock or keeps anything beyond one connection;
+//! - memory is bounded whatever the peer sends: lines, replies, recipients and messages are all capped;
+//! - no control character gets into an [`Address`], a parameter or a [`Reply`]'s wire form, and no CR or LF stands alone in
+//!   a message that was read or is written;
+//! - input is never consumed past a decision: neither past an open ask, nor past a reply that answers nothing.
 
 pub mod address;
 pub mod command;

@@ -14,10 +14,15 @@
 
 mod capabilities;
 mod client;
+mod open;
 mod outcome;
+mod replies;
+#[cfg(test)]
+mod tests;
 mod transaction;
+mod wire;
 
 pub use capabilities::Capabilities;
 pub use client::{Client, Config, Start};
-pub use outcome::{Closed, Delivery, Event, Lost, Outcome, Stage};
+pub use outcome::{Closed, Delivery, Event, Lost, Outcome, Stage, Violation};
 pub use transaction::{Recipient, Transaction};

@@ -215,8 +215,9 @@ impl Orcpt {
         Ok(Self { kind: kind.to_ascii_lowercase(), address })
     }
 
-    /// The value for RCPT TO, in xtext.
+    /// The value for RCPT TO, in xtext. What cannot stand in a type is left out.
     pub fn to_text(&self) -> String {
-        format!("{};{}", self.kind, xtext::encode(&self.address))
+        let kind: String = self.kind.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        format!("{kind};{}", xtext::encode(&self.address))
     }
 }

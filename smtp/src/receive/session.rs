@@ -160,7 +160,7 @@ impl Session {
         self.shutting_down = true;
     }
 
-    /// The client was silent too long: 421 4.4.2, then closed.
+    /// The client was silent too long: 421 4.4.2, then closed. Not for when an ask is open: then the client is waiting.
     pub fn timeout(&mut self) {
         self.close(Reply::new(421, (4, 4, 2), format!("{} Timeout, closing", self.config.hostname)));
     }

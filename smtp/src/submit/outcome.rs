@@ -1,7 +1,9 @@
 //! What became of a transaction and of the connection.
 
+use std::fmt;
+
 use super::Capabilities;
-use crate::reply::Reply;
+use crate::reply::{ParseError, Reply};
 
 /// What the client waits for: the driver picks its timeout by it (RFC 5321 section 4.5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +26,26 @@ pub enum Stage {
     Closed,
 }
 
+/// `banner`, `rcpt`, `data-termination`: the words of RFC 5321 section 4.5.3.2, for logs and labels.
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Banner => "banner",
+            Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Idle => "idle",
+            Self::Rset => "rset",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::DataInit => "data-initiation",
+            Self::DataBlock => "data-block",
+            Self::Dot => "data-termination",
+            Self::Quit => "quit",
+            Self::Closed => "closed",
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Greeted (again, after TLS): `start` may be called.
@@ -34,7 +56,7 @@ pub enum Event {
     TlsReady,
     /// The peer will not start TLS; the session goes on in the clear if the driver likes.
     TlsRefused(Reply),
-    /// The transaction is over.
+    /// The transaction is over. Nothing more comes of the connection unless it is reusable.
     Done(Outcome),
     /// The connection is over and no transaction was open.
     Closed(Closed),
@@ -47,8 +69,26 @@ pub enum Closed {
     Quit,
     /// The peer said 421, or anything else, unasked.
     Unsolicited(Reply),
-    /// What the peer said is not SMTP.
-    Protocol(crate::reply::ParseError),
+    /// What the peer said is not SMTP, or answers what was not asked yet.
+    Protocol(Violation),
+}
+
+/// How a peer broke the protocol. The connection cannot be used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("{0}")]
+    Reply(#[from] ParseError),
+    #[error("reply came before its command was sent")]
+    Early,
+    #[error("reply came unasked")]
+    Unasked,
+    #[error("reply does not fit its command")]
+    Unfit,
+    #[error("RSET was refused")]
+    RsetRefused,
+    /// Plaintext behind the answer to STARTTLS: somebody between injects it (RFC 3207 section 6).
+    #[error("plaintext followed the answer to STARTTLS")]
+    Injected,
 }
 
 /// Why the driver gives a connection up.
