@@ -18,9 +18,9 @@ pub struct Config {
     pub recipients_max: usize,
     /// Messages a connection may bring before it is asked to come again.
     pub messages_max: usize,
-    /// Refused commands before the connection is closed; a message accepted forgives them.
+    /// Commands refused for good before the connection is closed; a message accepted forgives them.
     pub errors_max: usize,
-    /// NOOP, RSET, VRFY and the like before the connection is closed; a message accepted forgives them.
+    /// NOOP, RSET, VRFY and the like, and commands put off, before the connection is closed; a message accepted forgives them.
     pub idles_max: usize,
     pub extensions: Extensions,
 }

@@ -210,14 +210,18 @@ impl Session {
         None
     }
 
-    /// A reply that counts against the client, until it is one too many.
+    /// A refusal, which counts against the client until it is one too many.
     pub(super) fn refuse(&mut self, reply: Reply) -> Option<Ask> {
         if reply.code == 421 {
             return self.close(reply);
         }
-        self.tally.errors += usize::from(reply.is_permanent());
-        if self.tally.errors > self.config.errors_max {
-            return self.close(Reply::new(421, (4, 7, 0), format!("{} Too many errors", self.config.hostname)));
+        let (count, max) = match reply.is_permanent() {
+            true => (&mut self.tally.errors, self.config.errors_max),
+            false => (&mut self.tally.idles, self.config.idles_max),
+        };
+        *count += 1;
+        if *count > max {
+            return self.close(Reply::new(421, (4, 7, 0), format!("{} Too many refusals", self.config.hostname)));
         }
         self.reply(&reply)
     }

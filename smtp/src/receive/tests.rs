@@ -276,6 +276,18 @@ fn junk_is_limited() {
     check("NOOP\r\n", 7, "250 2.0.0");
     check("RSET\r\n", 7, "250 2.0.0");
     check("VRFY x\r\n", 7, "252 2.5.0");
+    check("MAIL FROM:<later@x>\r\n", 7, "451 4.7.1");
+}
+
+/// Recipients put off: as many as may be accepted cost nothing, then each counts like an idle command.
+#[test]
+fn recipients_put_off_are_limited() {
+    let mut driver = greeted();
+    driver.say("MAIL FROM:<>\r\n");
+    for _ in 0..3 + 7 {
+        assert_eq!(driver.say("RCPT TO:<later@d>\r\n"), "451 4.7.1");
+    }
+    assert_eq!(driver.say("RCPT TO:<later@d>\r\n"), "421 4.7.0");
 }
 
 #[test]

@@ -108,12 +108,17 @@ impl Session {
         }
     }
 
-    /// A refusal that also decides what DATA answers if no recipient is left.
+    /// A refusal that also decides what DATA answers if no recipient is left. Recipients put off are no nuisance (a
+    /// greylist puts off all of them), until they are as many as could have been accepted.
     pub(super) fn refuse_recipient(&mut self, reply: Reply) -> Option<Ask> {
-        if let Some(mail) = &mut self.mail {
-            mail.recipients_refused += 1;
+        let Some(mail) = &mut self.mail else {
+            return self.refuse(reply);
+        };
+        mail.recipients_refused += 1;
+        match reply.is_transient() && reply.code != 421 && mail.recipients_refused <= self.config.recipients_max {
+            true => self.reply(&reply),
+            false => self.refuse(reply),
         }
-        self.refuse(reply)
     }
 
     fn data(&mut self, more: bool) -> Option<Ask> {
