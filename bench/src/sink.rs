@@ -1,0 +1,419 @@
+//! An SMTP server that takes mail, or does what its [`Behaviour`] says instead.
+
+use crate::generate::{self, Sum};
+use bytes::{Bytes, BytesMut};
+use godwit_kit::net::{Connection, Net};
+use memchr::memmem;
+use sha2::{Digest, Sha256};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+/// What to do instead of the usual reply.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// The usual.
+    Usual,
+    /// A full reply line without CRLF.
+    Reply(String),
+    /// Close without a reply.
+    Close,
+    /// Wait, then the usual.
+    Wait(Duration),
+    /// Take the message, but close instead of telling.
+    TakeAndClose,
+}
+
+/// Decides at each step of a session. Everything is the usual unless overridden.
+pub trait Behaviour: Send + Sync + 'static {
+    fn connect(&self) -> Action {
+        Action::Usual
+    }
+    /// The EHLO keywords.
+    fn keywords(&self) -> Vec<&'static str> {
+        vec!["PIPELINING", "8BITMIME", "SIZE 52428800", "ENHANCEDSTATUSCODES"]
+    }
+    fn mail(&self, _argument: &str) -> Action {
+        Action::Usual
+    }
+    fn rcpt(&self, _argument: &str) -> Action {
+        Action::Usual
+    }
+    fn data(&self) -> Action {
+        Action::Usual
+    }
+    /// In the middle of the content.
+    fn content(&self) -> Action {
+        Action::Usual
+    }
+    /// After the final dot.
+    fn dot(&self, _content: &[u8]) -> Action {
+        Action::Usual
+    }
+}
+
+/// Takes everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Obliging;
+impl Behaviour for Obliging {}
+
+/// What was taken.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub reverse_path: String,
+    pub recipients: Vec<String>,
+    /// As it came, dots unstuffed.
+    pub content: Bytes,
+}
+
+impl Taken {
+    pub fn id(&self) -> Option<String> {
+        generate::id_of(&self.content)
+    }
+
+    /// The digest of what follows the first Received field, which the MTA under test has added.
+    pub fn sum(&self) -> Sum {
+        Sha256::digest(after_received(&self.content)).into()
+    }
+}
+
+/// What is kept of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All of each.
+    Content,
+    /// The id and the digest.
+    Sums,
+    /// Their number.
+    Count,
+}
+
+/// A running sink. It ends when dropped.
+pub struct Sink {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+struct Shared {
+    behaviour: Box<dyn Behaviour>,
+    keep: Keep,
+    taken: Mutex<Vec<Taken>>,
+    sums: Mutex<Vec<(String, Sum)>>,
+    count: AtomicUsize,
+    connections: AtomicUsize,
+    changed: tokio::sync::Notify,
+}
+
+impl Sink {
+    /// # Errors
+    /// An address that cannot be listened at.
+    pub async fn start(net: &Net, at: SocketAddr, keep: Keep, behaviour: impl Behaviour) -> io::Result<Self> {
+        let listener = net.listen(at).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            behaviour: Box::new(behaviour),
+            keep,
+            taken: Mutex::default(),
+            sums: Mutex::default(),
+            count: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            changed: tokio::sync::Notify::new(),
+        });
+        let sessions = shared.clone();
+        let accepting = tokio::spawn(async move {
+            let mut running = tokio::task::JoinSet::new();
+            while let Ok(connection) = listener.accept().await {
+                sessions.connections.fetch_add(1, Ordering::Relaxed);
+                let session = Session::new(connection, sessions.clone());
+                running.spawn(session.run());
+                while running.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, shared, accepting })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn count(&self) -> usize {
+        self.shared.count.load(Ordering::Acquire)
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// With [`Keep::Content`].
+    pub fn taken(&self) -> Vec<Taken> {
+        self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// With [`Keep::Sums`].
+    pub fn sums(&self) -> Vec<(String, Sum)> {
+        self.shared.sums.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns once `count` messages have been taken in all.
+    pub async fn wait_for(&self, count: usize) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.count() >= count {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+struct Session {
+    connection: Connection,
+    shared: Arc<Shared>,
+    input: BytesMut,
+    output: Vec<u8>,
+    reverse_path: String,
+    recipients: Vec<String>,
+}
+
+/// The session ends.
+struct Over;
+
+impl From<io::Error> for Over {
+    fn from(_: io::Error) -> Self {
+        Over
+    }
+}
+
+impl Session {
+    fn new(connection: Connection, shared: Arc<Shared>) -> Self {
+        let input = BytesMut::with_capacity(64 << 10);
+        Self { connection, shared, input, output: Vec::new(), reverse_path: String::new(), recipients: Vec::new() }
+    }
+
+    async fn run(mut self) {
+        let _ = self.serve().await;
+    }
+
+    async fn serve(&mut self) -> Result<(), Over> {
+        let action = self.shared.behaviour.connect();
+        self.answer(action, "220 sink.example ESMTP").await?;
+        loop {
+            let line = self.line().await?;
+            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            let (verb, argument) = text.split_once(' ').unwrap_or((&text, ""));
+            self.command(&verb.to_ascii_uppercase(), argument).await?;
+        }
+    }
+
+    async fn command(&mut self, verb: &str, argument: &str) -> Result<(), Over> {
+        let shared = self.shared.clone();
+        match verb {
+            "EHLO" => self.ehlo(&shared.behaviour.keywords()),
+            "HELO" => self.say("250 sink.example"),
+            "MAIL" => {
+                self.reverse_path = path_of(argument);
+                self.answer(shared.behaviour.mail(argument), "250 2.1.0 Ok").await?;
+            }
+            "RCPT" => {
+                let action = shared.behaviour.rcpt(argument);
+                if !matches!(&action, Action::Reply(reply) if !reply.starts_with('2')) {
+                    self.recipients.push(path_of(argument));
+                }
+                self.answer(action, "250 2.1.5 Ok").await?;
+            }
+            "DATA" => self.data().await?,
+            "RSET" => {
+                self.reset();
+                self.say("250 2.0.0 Ok");
+            }
+            "NOOP" => self.say("250 2.0.0 Ok"),
+            "QUIT" => {
+                self.say("221 2.0.0 Bye");
+                self.flush().await?;
+                return Err(Over);
+            }
+            _ => self.say("502 5.5.1 No such command"),
+        }
+        Ok(())
+    }
+
+    fn ehlo(&mut self, keywords: &[&str]) {
+        let lines: Vec<&str> = std::iter::once("sink.example").chain(keywords.iter().copied()).collect();
+        for (place, line) in lines.iter().enumerate() {
+            let separator = if place + 1 == lines.len() { ' ' } else { '-' };
+            self.say(&format!("250{separator}{line}"));
+        }
+    }
+
+    async fn data(&mut self) -> Result<(), Over> {
+        if self.recipients.is_empty() {
+            self.say("554 5.5.1 No valid recipients");
+            return Ok(());
+        }
+        match self.shared.behaviour.data() {
+            Action::Reply(reply) => {
+                self.say(&reply);
+                self.reset();
+                return Ok(());
+            }
+            action @ (Action::Usual | Action::Close | Action::Wait(_) | Action::TakeAndClose) => {
+                self.answer(action, "354 Go ahead").await?;
+            }
+        }
+        let content = self.content().await?;
+        let action = self.shared.behaviour.dot(&content);
+        let takes = !matches!(&action, Action::Close) && !matches!(&action, Action::Reply(r) if !r.starts_with('2'));
+        if takes {
+            self.take(content);
+        }
+        self.reset();
+        match action {
+            Action::TakeAndClose => Err(Over),
+            action => self.answer(action, "250 2.0.0 Ok: taken").await,
+        }
+    }
+
+    /// Reads to the final dot.
+    async fn content(&mut self) -> Result<Bytes, Over> {
+        let mut searched = 0;
+        self.flush().await?;
+        loop {
+            if self.input.starts_with(b".\r\n") {
+                let _ = self.input.split_to(3);
+                return Ok(Bytes::new());
+            }
+            if let Some(place) = memmem::find(&self.input[searched..], b"\r\n.\r\n") {
+                let content = self.input.split_to(searched + place + 2);
+                let _ = self.input.split_to(3);
+                return Ok(unstuffed(content.freeze()));
+            }
+            searched = self.input.len().saturating_sub(4);
+            if matches!(self.shared.behaviour.content(), Action::Close) {
+                return Err(Over);
+            }
+            self.read().await?;
+        }
+    }
+
+    fn take(&mut self, content: Bytes) {
+        let recipients = std::mem::take(&mut self.recipients);
+        let taken = Taken { reverse_path: self.reverse_path.clone(), recipients, content };
+        let shared = &self.shared;
+        match shared.keep {
+            Keep::Content => shared.taken.lock().unwrap_or_else(PoisonError::into_inner).push(taken),
+            Keep::Sums => {
+                let entry = (taken.id().unwrap_or_default(), taken.sum());
+                shared.sums.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+            }
+            Keep::Count => {}
+        }
+        shared.count.fetch_add(1, Ordering::Release);
+        shared.changed.notify_waiters();
+    }
+
+    fn reset(&mut self) {
+        self.recipients.clear();
+        self.reverse_path.clear();
+    }
+
+    async fn answer(&mut self, action: Action, usual: &str) -> Result<(), Over> {
+        match action {
+            Action::Usual => self.say(usual),
+            Action::Reply(reply) => {
+                self.say(&reply);
+                if reply.starts_with("421") {
+                    self.flush().await?;
+                    return Err(Over);
+                }
+            }
+            Action::Close | Action::TakeAndClose => {
+                self.flush().await?;
+                return Err(Over);
+            }
+            Action::Wait(time) => {
+                self.flush().await?;
+                tokio::time::sleep(time).await;
+                self.say(usual);
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    async fn line(&mut self) -> Result<BytesMut, Over> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.input) {
+                return Ok(self.input.split_to(end + 1));
+            }
+            // Replies to what was pipelined go out together.
+            self.flush().await?;
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Over> {
+        self.input.reserve(64 << 10);
+        if self.connection.stream.read_buf(&mut self.input).await? == 0 { Err(Over) } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Over> {
+        if !self.output.is_empty() {
+            self.connection.stream.write_all(&self.output).await?;
+            self.connection.stream.flush().await?;
+            self.output.clear();
+        }
+        Ok(())
+    }
+}
+
+fn path_of(argument: &str) -> String {
+    let start = argument.find('<').map_or(0, |place| place + 1);
+    let end = argument.find('>').unwrap_or(argument.len());
+    argument.get(start..end).unwrap_or_default().to_string()
+}
+
+fn unstuffed(content: Bytes) -> Bytes {
+    if !content.starts_with(b".") && memmem::find(&content, b"\r\n.").is_none() {
+        return content;
+    }
+    let mut plain = Vec::with_capacity(content.len());
+    let mut rest = content.strip_prefix(b".").unwrap_or(&content);
+    while let Some(place) = memmem::find(rest, b"\r\n.") {
+        plain.extend_from_slice(&rest[..place + 2]);
+        rest = &rest[place + 3..];
+    }
+    plain.extend_from_slice(rest);
+    plain.into()
+}
+
+/// What follows the first header field, where that is a Received.
+fn after_received(content: &[u8]) -> &[u8] {
+    if !content.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"Received:")) {
+        return content;
+    }
+    let mut place = 0;
+    while let Some(end) = memmem::find(&content[place..], b"\r\n") {
+        place += end + 2;
+        if !matches!(content.get(place), Some(b' ' | b'\t')) {
+            break;
+        }
+    }
+    &content[place..]
+}
