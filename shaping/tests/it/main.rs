@@ -1,0 +1,30 @@
+//! Files in the format, from disk and from text: what they say, what is wrong with them, and where values come from.
+
+mod faults;
+mod resolve;
+
+use godwit_proto::id::MessageId;
+use std::path::PathBuf;
+
+/// A folder of its own, gone at the end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("godwit-shaping-{}", MessageId::new()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
