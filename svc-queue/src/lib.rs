@@ -1,3 +1,5 @@
 //! The queue service.
 
+pub mod events;
+pub mod idempotency;
 pub mod spool;
