@@ -105,12 +105,14 @@ impl EventStore {
     pub fn recover(disk: &dyn Disk, in_log: impl Fn(u64) -> bool) -> io::Result<(EventStore, u64, Vec<Fault>)> {
         let mut store = EventStore::default();
         let mut faults = Vec::new();
-        let mut names = disk.list("events")?;
-        names.retain(|(name, _)| name.starts_with("ev-") && name.ends_with(".log"));
-        let count = names.len();
-        for (i, (name, size)) in names.into_iter().enumerate() {
-            let name = format!("events/{name}");
-            match load_file(disk, &name, i + 1 == count, &in_log, &mut faults) {
+        let files = disk.list("events")?.into_iter();
+        let files: Vec<(u64, u64)> = files.filter_map(|(name, size)| Some((first_in(&name)?, size))).collect();
+        for (i, &(first, size)) in files.iter().enumerate() {
+            // What an unfinished move left at the end of the file before has been moved again from here on.
+            store.cut(first);
+            let name = file_name(first);
+            let next_file = files.get(i + 1).map(|(first, _)| *first);
+            match load_file(disk, &name, next_file, &in_log, &mut faults) {
                 Ok(Some(file)) => store.push_file(file),
                 Ok(None) => faults.push(fault(name, 0, size, What::BadEvents)),
                 Err(_) => faults.push(fault(name, 0, size, What::Unreadable)),
@@ -120,24 +122,33 @@ impl EventStore {
         Ok((store, moved, faults))
     }
 
-    /// A later file's start cuts off what an unfinished move left at the end of the one before.
     fn push_file(&mut self, file: EventFile) {
-        if let (Some(next), Some(last)) = (file.blocks.first(), self.files.back_mut()) {
-            last.blocks.retain(|block| block.last() < next.first);
-        }
         self.bytes += file.bytes;
         self.files.push_back(file);
     }
+
+    fn cut(&mut self, first: u64) {
+        self.files.iter_mut().for_each(|file| file.blocks.retain(|block| block.last() < first));
+    }
+}
+
+fn file_name(first: u64) -> String {
+    format!("events/ev-{first:020}.log")
+}
+
+fn first_in(name: &str) -> Option<u64> {
+    name.strip_prefix("ev-")?.strip_suffix(".log")?.parse().ok()
 }
 
 /// `None`: its header is no good.
 fn load_file(
     disk: &dyn Disk,
     name: &str,
-    newest: bool,
+    next_file: Option<u64>,
     in_log: &impl Fn(u64) -> bool,
     faults: &mut Vec<Fault>,
 ) -> io::Result<Option<EventFile>> {
+    let newest = next_file.is_none();
     let file = disk.open(name)?;
     let size = file.len()?;
     let header = read_up_to(&*file, 0, FILE_HEADER)?;
@@ -161,7 +172,10 @@ fn load_file(
             continue;
         }
         let next = loaded.blocks.last().map_or(0, |block| block.last() + 1);
-        let unfinished = newest && (in_log(next) || loaded.blocks.is_empty());
+        let unfinished = match next_file {
+            Some(first) => next == first || loaded.blocks.is_empty(),
+            None => in_log(next) || loaded.blocks.is_empty(),
+        };
         let resumed = if unfinished { None } else { next_block(disk, name, &key, at as usize + 1)? };
         if !unfinished {
             faults.push(fault(name, at, resumed.unwrap_or(size as usize) as u64 - at, What::BadEvents));
@@ -235,7 +249,7 @@ pub struct EventWriter {
 
 impl EventWriter {
     pub fn begin(disk: &dyn Disk, log_id: u128, first: u64) -> io::Result<EventWriter> {
-        let name = format!("events/ev-{first:020}.log");
+        let name = file_name(first);
         let key = Key { nonce: rand::random(), segment: first as u32 };
         let mut header = FILE_MAGIC.to_vec();
         header.extend_from_slice(&first.to_le_bytes());

@@ -122,7 +122,6 @@ impl Spool {
             spawn("events", Box::new(|| mover.run()))?,
             spawn("commit", Box::new(|| committer.run()))?,
         ];
-        let _ = keeper_jobs.send(Job::Look);
         Ok(Spool { shared, inbox, keeper: keeper_jobs, threads: Arc::new(Mutex::new(threads)) })
     }
 
@@ -182,7 +181,8 @@ impl Spool {
         self.shared.log_id
     }
 
-    /// Live messages, states and admin values as they were at open. Iterate it to the end before serving, then drop it.
+    /// Live messages, states and admin values as they were at open. Iterate it to the end before serving, then drop it: only
+    /// then does the spool begin to give space back.
     pub fn recovered(&self) -> Recovered {
         Recovered::new(self.shared.clone(), self.keeper.clone())
     }

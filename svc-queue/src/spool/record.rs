@@ -355,8 +355,9 @@ mod tests {
             prop_assert_eq!(&written[header.body_at()..], &body[..]);
             // Elsewhere, in another segment, or under another secret, it is nothing.
             prop_assert!(Header::parse(&written, &key, 4097).is_none());
-            prop_assert!(Header::parse(&written, &Key { segment: 8, ..key }, 4096).is_none());
-            prop_assert!(Header::parse(&written, &Key { nonce: !nonce, ..key }, 4096).is_none());
+            let (elsewhere, forged) = (Key { segment: 8, ..key }, Key { nonce: !nonce, ..key });
+            prop_assert!(Header::parse(&written, &elsewhere, 4096).is_none());
+            prop_assert!(Header::parse(&written, &forged, 4096).is_none());
         }
 
         #[test]
@@ -373,7 +374,8 @@ mod tests {
 
         #[test]
         fn junk_never_panics(junk in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Header::parse(&junk, &Key { nonce: 1, segment: 1 }, 0).is_none());
+            let key = Key { nonce: 1, segment: 1 };
+            prop_assert!(Header::parse(&junk, &key, 0).is_none());
         }
     }
 

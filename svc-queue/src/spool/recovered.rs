@@ -27,7 +27,9 @@ pub struct Recovered {
 
 impl Recovered {
     pub(super) fn new(shared: Arc<Shared>, keeper: Sender<Job>) -> Recovered {
-        shared.holds.fetch_add(1, Ordering::AcqRel);
+        if !shared.first_hold.swap(false, Ordering::AcqRel) {
+            shared.holds.fetch_add(1, Ordering::AcqRel);
+        }
         let segments = lock(&shared.index).segments.keys().copied().collect();
         Recovered { shared, keeper, segments, admin_given: false }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::watch;
@@ -291,7 +291,8 @@ impl Opening {
             events: Mutex::new(events),
             newest_event: watch::Sender::new(newest),
             health: watch::Sender::new(Health::Ok),
-            holds: AtomicUsize::new(0),
+            holds: AtomicUsize::new(1),
+            first_hold: AtomicBool::new(true),
             counters,
             damaged: Mutex::default(),
             spares: Mutex::new(spares),

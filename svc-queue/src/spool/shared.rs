@@ -1,7 +1,7 @@
 //! What the spool's threads and its callers share. std's mutexes: none is held across an await or a disk call.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,8 +22,10 @@ pub struct Shared {
     pub events: Mutex<EventStore>,
     pub newest_event: watch::Sender<u64>,
     pub health: watch::Sender<Health>,
-    /// `Recovered`s that are being read: while there are any, nothing is moved or dropped.
+    /// `Recovered`s that are being read: while there are any, nothing is moved or dropped. One is held from the start for
+    /// the first of them, so that nothing moves before it has been asked for.
     pub holds: AtomicUsize,
+    pub first_hold: AtomicBool,
     pub counters: Counters,
     /// Records met as damaged when read, so that each is reported once. Bounded by the records there are.
     pub damaged: Mutex<HashSet<(u32, u32)>>,

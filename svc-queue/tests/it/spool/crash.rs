@@ -255,12 +255,15 @@ async fn crashes(seed: u64, ignore_sync: bool) -> (Losses, u64) {
         for producer in producers {
             producer.await.unwrap();
         }
-        let (spool, _) = open(config(), &disk);
+        let (spool, recovery) = open(config(), &disk);
         let mut seen = std::mem::take(&mut *model.lock().unwrap());
         let losses = check(&spool, &mut seen).await;
         let acknowledged = seen.acknowledged;
         *model.lock().unwrap() = seen;
         if !losses.none() {
+            if !ignore_sync {
+                println!("seed {seed} round {round}: {recovery:?}");
+            }
             return (losses, acknowledged);
         }
         // Sometimes the next round begins on a disk that crashed during recovery itself.
