@@ -1,0 +1,57 @@
+//! Why a call to the queue failed.
+
+use crate::spool;
+use tonic::Status;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The caller's mistake.
+    #[error("{field}: {what}")]
+    Invalid { field: String, what: String },
+    #[error("{what} not found")]
+    NotFound { what: String },
+    /// A bound is reached; nothing was taken.
+    #[error("{limit} is reached ({value})")]
+    Full { limit: &'static str, value: u64 },
+    #[error("the queue is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+    /// Of the contract, and not of this version.
+    #[error("{0} is not part of this version")]
+    NotYet(&'static str),
+    #[error("a task of the queue ended before its answer")]
+    Lost,
+}
+
+impl Error {
+    pub fn invalid(field: impl Into<String>, what: impl ToString) -> Self {
+        Self::Invalid { field: field.into(), what: what.to_string() }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Invalid { .. } => Status::invalid_argument(text),
+            Error::NotFound { .. } => Status::not_found(text),
+            Error::Full { .. } => Status::resource_exhausted(text),
+            Error::Stopping => Status::unavailable(text),
+            Error::Spool(spool::Error::Unavailable { .. } | spool::Error::Fenced) => Status::unavailable(text),
+            Error::Spool(spool::Error::Unknown) | Error::Lost => Status::internal(text),
+            Error::NotYet(_) => Status::unimplemented(text),
+        }
+    }
+}
+
+/// Why a whole spool could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] spool::OpenError),
+    #[error("the spool cannot be read: {0}")]
+    Read(#[from] spool::Error),
+    #[error("{0}")]
+    Other(String),
+}
