@@ -6,9 +6,6 @@
 //!
 //! **Invariant**: the one file of this crate that says `sled::`; what it holds can be rebuilt.
 
-#[cfg(test)]
-mod tests;
-
 use crate::spool::disk::{self, Disk, File, RealDisk};
 use godwit_kit::Host;
 use godwit_proto::id::MessageId;
@@ -318,7 +315,10 @@ impl Store {
         let current = disk::read_whole(&disk, "current").ok().and_then(|text| String::from_utf8(text).ok());
         let current: u64 = current.and_then(|text| text.trim().parse().ok()).unwrap_or(1);
         match Self::open_guarded(&dir.join(current.to_string()))? {
-            Some(kept) if !kept.is_bloated() => Ok(kept),
+            Some(kept) if !kept.is_bloated() => {
+                disk.sync_dir("").map_err(store)?;
+                Ok(kept)
+            }
             Some(bloated) => {
                 let next = Self::begin(dir, &disk, current + 1, Some(&bloated))?;
                 drop(bloated);

@@ -237,3 +237,6 @@ fn time(time: Option<&Timestamp>) -> (i64, String) {
     let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     (seconds.try_into().unwrap_or(i64::MAX), humantime::format_rfc3339_micros(time).to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! One idempotency key, many askers: at once, in a batch, after a failure, after a restart, after its window.
+#![allow(clippy::unwrap_used)]
 
 use godwit_proto::id::MessageId;
 use std::path::PathBuf;

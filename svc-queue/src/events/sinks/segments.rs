@@ -42,6 +42,8 @@ impl Segments {
         place.next_seq = place.next_seq.min(newest + 1);
         let mut segments = Self { disk, config: config.clone(), place, file: None, compressor, _lock: lock };
         segments.recover(is_known)?;
+        // From here on a file without a cursor is a sign of damage.
+        segments.place.save(&*segments.disk)?;
         Ok(segments)
     }
 
@@ -203,3 +205,6 @@ fn stamp(time: SystemTime) -> String {
         stamp
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! The event log: watched, pushed to TSAs, written by sinks. Over a log in memory that can forget, and over the spool.
+#![allow(clippy::unwrap_used)]
 
 mod sinks;
 mod tsa;
