@@ -114,8 +114,14 @@ impl Keys {
     /// # Errors
     /// `InUse`; `Store` where the folder cannot be used.
     pub fn open(dir: &Path, window: Duration) -> Result<Self, Error> {
+        Self::open_rewriting(dir, window, REWRITE_BYTES_MIN)
+    }
+
+    /// The same, with another size from which a sparse store is rewritten.
+    #[doc(hidden)]
+    pub fn open_rewriting(dir: &Path, window: Duration, bytes_min: u64) -> Result<Self, Error> {
         Ok(Self(Arc::new(Inner {
-            store: Store::open(dir)?,
+            store: Store::open(dir, bytes_min)?,
             window,
             reserved: Mutex::default(),
             freed: watch::Sender::new(0),
@@ -310,12 +316,12 @@ struct Store {
 
 impl Store {
     /// `current` names the subfolder that counts. A damaged or bloated one is followed by the next number.
-    fn open(dir: &Path) -> Result<Self, Error> {
+    fn open(dir: &Path, rewrite_bytes_min: u64) -> Result<Self, Error> {
         let disk = RealDisk::at(dir).map_err(store)?;
         let current = disk::read_whole(&disk, "current").ok().and_then(|text| String::from_utf8(text).ok());
         let current: u64 = current.and_then(|text| text.trim().parse().ok()).unwrap_or(1);
         match Self::open_guarded(&dir.join(current.to_string()))? {
-            Some(kept) if !kept.is_bloated() => {
+            Some(kept) if !kept.is_bloated(rewrite_bytes_min) => {
                 disk.sync_dir("").map_err(store)?;
                 Ok(kept)
             }
@@ -376,9 +382,9 @@ impl Store {
     }
 
     /// sled never shrinks by itself.
-    fn is_bloated(&self) -> bool {
+    fn is_bloated(&self, bytes_min: u64) -> bool {
         let size_bytes = self.db.size_on_disk().unwrap_or(0);
-        size_bytes > REWRITE_BYTES_MIN && size_bytes / 4 > self.by_key.len() as u64 * ENTRY_BYTES
+        size_bytes > bytes_min && size_bytes / 4 > self.by_key.len() as u64 * ENTRY_BYTES
     }
 
     fn get(&self, key: Key) -> Result<Option<(Claim, SystemTime)>, Error> {

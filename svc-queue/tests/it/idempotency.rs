@@ -172,6 +172,21 @@ async fn two_instances_do_not_share_a_store() {
 }
 
 #[tokio::test]
+async fn a_sparse_store_is_rewritten_with_all_that_lives() {
+    let dir = Dir::new();
+    let keys = dir.open();
+    let claims: Vec<_> = (0..100).map(|id| claim(&id.to_string(), "x", id)).collect();
+    take(&keys, &claims, now()).await;
+    drop(keys);
+    let keys = Keys::open_rewriting(&dir.0, DAY, 0).unwrap();
+    assert!(dir.0.join("2/db").exists() && !dir.0.join("1/db").exists());
+    assert_eq!(take(&keys, &claims, now()).await, (0..100).map(same).collect::<Vec<_>>());
+    assert_eq!(keys.prune(now() + DAY).await.unwrap(), 100);
+    drop(keys);
+    assert_eq!(take(&dir.open(), &claims[..1], now()).await, [Claimed::Fresh]);
+}
+
+#[tokio::test]
 async fn a_damaged_store_is_left_and_begun_anew() {
     for (round, filler) in [0x00, 0xff, 0x41].into_iter().enumerate() {
         let dir = Dir::new();
