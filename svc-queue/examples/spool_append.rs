@@ -57,7 +57,9 @@ async fn raw(dir: &Path, count: u64) -> f64 {
                 std::io::IoSlice::advance_slices(&mut parts, n);
             }
             file.sync_data().expect("the disk takes it");
-            group.into_iter().for_each(|(_, answer)| drop(answer.send(())));
+            for (_, answer) in group {
+                let _ = answer.send(());
+            }
         }
     });
     let bytes = Bytes::from(vec![b'x'; BODY_BYTES + META_BYTES + HEAD_BYTES]);

@@ -148,10 +148,9 @@ impl Opening {
         if file.len() == 20 && crc32fast::hash(&file[..16]) == u32_at(&file, 16) {
             return Some(u128_at(&file, 0));
         }
-        let from_segments = candidates
+        candidates
             .values()
-            .find_map(|c| c.header.map(|header| header.log_id).or(c.sidecar.as_ref().map(|sidecar| sidecar.log_id)));
-        from_segments
+            .find_map(|c| c.header.map(|header| header.log_id).or(c.sidecar.as_ref().map(|sidecar| sidecar.log_id)))
     }
 
     fn load_segment(&mut self, candidate: Candidate, limit: Option<u32>) {

@@ -105,7 +105,7 @@ async fn accept(
 ) -> Result<(), Error> {
     let id = (u128::from(seed) << 64) | (u128::from(task) << 32) | u128::from(n);
     let size = if dice.roll(60) == 0 { 100_000 } else { dice.roll(3000) as usize };
-    note(model, |m| drop(m.sent.insert(id)));
+    note(model, |m| m.sent.extend([id]));
     let (event, payload) = event_of(id, format!("reception {id} {}", "x".repeat(dice.roll(200) as usize)));
     let appended = spool.append(vec![message(id, body_of(id, size)), event]).await?;
     let seq = appended.first_event_seq.unwrap();
@@ -142,7 +142,7 @@ async fn mark(spool: &Spool, model: &Mutex<Model>, id: Id, part: u16, n: u64, do
 }
 
 async fn end(spool: &Spool, model: &Mutex<Model>, id: Id, n: u64) -> Result<(), Error> {
-    note(model, |m| drop(m.end_sent.insert(id)));
+    note(model, |m| m.end_sent.extend([id]));
     let (event, payload) = event_of(id, format!("end {id} {n}"));
     let appended = spool.append(vec![Record::Done { id, part: 0 }, Record::End { id }, event]).await?;
     note(model, |m| {
@@ -155,9 +155,9 @@ async fn end(spool: &Spool, model: &Mutex<Model>, id: Id, n: u64) -> Result<(), 
 
 async fn admin(spool: &Spool, model: &Mutex<Model>, task: u64, n: u64) -> Result<(), Error> {
     let key = Bytes::from(format!("key {task}"));
-    note(model, |m| drop(m.admin_sent.insert(key.clone(), n)));
+    note(model, |m| m.admin_sent.extend([(key.clone(), n)]));
     // Every third is a deletion.
-    let value = (n % 3 != 0).then(|| Bytes::from(n.to_string()));
+    let value = (!n.is_multiple_of(3)).then(|| Bytes::from(n.to_string()));
     spool.append(vec![Record::Admin { key: key.clone(), value }]).await?;
     note(model, |m| {
         m.acknowledged += 1;
@@ -197,7 +197,7 @@ async fn check(spool: &Spool, model: &mut Model) -> Losses {
     for (key, &n) in &model.admin {
         let found = world.admin.get(key).map(|v| std::str::from_utf8(v).unwrap().parse::<u64>().unwrap());
         let newest = model.admin_sent[key];
-        let could_be = |k: u64| if k % 3 == 0 { found.is_none() } else { found == Some(k) };
+        let could_be = |k: u64| if k.is_multiple_of(3) { found.is_none() } else { found == Some(k) };
         losses.admin += u64::from(!could_be(n) && !could_be(newest));
     }
     check_events(spool, model, &mut losses).await;

@@ -59,7 +59,8 @@ async fn without_damage_there_is_nothing_to_report() {
 
 #[tokio::test]
 async fn a_flipped_byte_in_header_meta_or_body_costs_that_message_alone() {
-    let places: [(&str, fn(&[u8]) -> usize, What); 4] = [
+    type Place = fn(&[u8]) -> usize;
+    let places: [(&str, Place, What); 4] = [
         ("header", |bytes| find(bytes, b"head 5") - 20, What::Garbage),
         ("head", |bytes| find(bytes, b"head 5"), What::BadContent),
         ("meta", |bytes| find(bytes, b"meta 5"), What::BadContent),

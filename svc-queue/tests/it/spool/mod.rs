@@ -1,5 +1,7 @@
 //! The spool against crashes, damage, and full or sick disks. All on the simulated disk but for the last few.
 
+#![allow(clippy::unwrap_used, reason = "tests say what went wrong by failing")]
+
 mod crash;
 mod damage;
 mod events;

@@ -78,7 +78,9 @@ async fn a_disk_that_stays_sick_never_says_ok() {
     let (spool, _) = open(Config { retry_after: Duration::from_millis(1), ..small() }, &disk);
     world(&spool).await;
     spool.append(vec![message(1, "kept")]).await.unwrap();
-    [Call::Write, Call::Sync, Call::Create].map(|call| disk.fail(call, 0, usize::MAX, EIO));
+    for call in [Call::Write, Call::Sync, Call::Create] {
+        disk.fail(call, 0, usize::MAX, EIO);
+    }
     for id in 2..40 {
         let result = spool.append(vec![message(id, "lost")]).await;
         assert!(matches!(result, Err(Error::Unknown | Error::Unavailable { .. })), "{result:?}");
