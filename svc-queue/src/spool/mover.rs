@@ -184,11 +184,14 @@ fn load(shared: &Shared, from: u64, newest: u64) -> io::Result<Vec<(u64, Bytes)>
                 Err(error) => return Err(error),
             }
         }
-        let (events, upto) = next_events(shared, from, newest)?;
-        if !events.is_empty() {
-            return Ok(events);
+        match next_events(shared, from, newest) {
+            Ok((events, _)) if !events.is_empty() => return Ok(events),
+            // They may have been moved, and their segment given back, just now: only what is in neither place is lost.
+            Ok((_, upto)) if lock(&shared.events).locate(from).is_none() => from = upto + 1,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && lock(&shared.index).moved_event >= from => {}
+            Err(error) => return Err(error),
         }
-        from = upto + 1;
     }
     Ok(Vec::new())
 }
