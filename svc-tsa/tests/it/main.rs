@@ -1,0 +1,7 @@
+//! The contract, each case near and through the whole codec; and what is on disk after a restart.
+
+mod actions;
+mod observe;
+mod restart;
+mod watch;
+mod world;
