@@ -1,0 +1,272 @@
+//! How many connections each crew has: hired for the backlog within limits, held back by pauses and suspensions.
+
+use super::settling::Verdict;
+use super::sites::{CrewState, Pause, Why};
+use super::{Dispatcher, SourceDown, Wake};
+use crate::crew::{Crew, PoolIndex, lock};
+use crate::lane_work::Report;
+use crate::plan;
+use crate::shared::{Event, Shared};
+use crate::worker::{End, Worker};
+use futures::FutureExt;
+use godwit_proto::common::v1::{Lane, SmtpReply};
+use godwit_proto::convert::timestamp;
+use godwit_proto::egress::v1::SiteSummary;
+use godwit_proto::id::MessageId;
+use godwit_proto::queue::v1::RecipientResult;
+use godwit_proto::queue::v1::report_lane_request::State;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+/// How long to wait where this process has all the connections it may have.
+const CROWDED_WAIT: Duration = Duration::from_secs(1);
+/// Lanes that a summary lists.
+const LANES_SHOWN_MAX: usize = 100;
+
+impl Dispatcher {
+    /// Fits the connections of a site to what is due.
+    pub(super) fn scale(&mut self, site: &str) {
+        let Some(state) = self.sites.get(site) else { return };
+        let due = state.shared.due(&self.shared.nodes);
+        for pool in due.keys() {
+            self.ensure_crews(site, *pool);
+        }
+        self.end_pauses(site);
+        let mut wanted: HashMap<usize, u64> = HashMap::new();
+        for (pool, backlog) in &due {
+            let report = self.obstacle(site, *pool);
+            let Some(state) = self.sites.get(site) else { return };
+            if let Some(shares) = state.shared.shares().get_mut(pool) {
+                for (source, crew) in &state.crews {
+                    shares.set_available(*source, crew.is_available() && !self.is_down(*source));
+                }
+                for (source, part) in shares.split(*backlog) {
+                    *wanted.entry(source).or_default() += part;
+                }
+            }
+            self.report_site(site, *pool, report);
+        }
+        for (source, backlog) in wanted.into_iter().filter(|(_, backlog)| *backlog > 0) {
+            self.staff(site, source, backlog);
+        }
+        self.show(site, &due);
+    }
+
+    pub(super) fn hear_hired(&mut self, crew: &Arc<Crew>, wait: Option<Duration>) {
+        if let Some(state) = self.crew_state(crew) {
+            state.hiring = false;
+            if let Some(wait) = wait {
+                let until = Instant::now() + wait.max(Duration::from_millis(10));
+                let reason = "all connection slots are taken".into();
+                if state.pause.as_ref().is_none_or(|pause| pause.why == Why::Slots) {
+                    state.pause = Some(Pause { until, why: Why::Slots, reason });
+                }
+                self.wake_at(until, Wake::Site(crew.site.name.clone()));
+            }
+        }
+        self.scale(&crew.site.name);
+    }
+
+    pub(super) fn hear_connected(&mut self, crew: &Arc<Crew>) {
+        self.sources_down.remove(&crew.source_index);
+        if let Some(state) = self.crew_state(crew) {
+            (state.proven, state.failures) = (true, 0);
+            if state.pause.as_ref().is_some_and(|pause| pause.why == Why::Unreachable) {
+                state.pause = None;
+            }
+        }
+        self.scale(&crew.site.name);
+    }
+
+    pub(super) fn hear_ended(&mut self, crew: &Arc<Crew>, end: End) {
+        let site = crew.site.name.as_str();
+        match end {
+            End::Done | End::Lost => {}
+            End::Throttled { wait, key } => self.pause(crew, wait, Why::Throttled, format!("limited by {key}")),
+            End::Failed => self.pause(crew, plan::backoff(1), Why::Throttled, "a fault of our own".into()),
+            End::SourceDown(why) => self.source_down(crew, why),
+            End::Unreachable { result, reply } => self.unreachable(crew, result, &reply),
+        }
+        self.scale(site);
+        self.forget_if_empty(site);
+    }
+
+    /// The source cannot send, whoever the destination: no attempt of the mail is counted.
+    fn source_down(&mut self, crew: &Arc<Crew>, why: String) {
+        let now = Instant::now();
+        let before = self.sources_down.get(&crew.source_index);
+        if before.is_none_or(|down| down.until <= now) {
+            let failures = before.map_or(0, |down| down.failures) + 1;
+            let until = now + plan::backoff(failures);
+            tracing::warn!(source = %crew.source.name, %why, "source cannot send");
+            self.sources_down.insert(crew.source_index, SourceDown { until, failures, why });
+        }
+        if let Some(down) = self.sources_down.get(&crew.source_index) {
+            self.wake_at(down.until, Wake::Site(crew.site.name.clone()));
+        }
+    }
+
+    /// No host of the site can be used from this source.
+    fn unreachable(&mut self, crew: &Arc<Crew>, result: RecipientResult, reply: &SmtpReply) {
+        let failures_max = crew.path().path.connections.consecutive_connection_failures_before_delay;
+        let now = Instant::now();
+        let Some(state) = self.crew_state(crew) else { return };
+        // Those that were tried at the same time say nothing new.
+        if state.pause.as_ref().is_some_and(|pause| pause.why == Why::Unreachable && pause.until > now) {
+            return;
+        }
+        state.failures += 1;
+        let works = crew.connected_count.load(Ordering::Relaxed) > 0 && state.failures < failures_max;
+        let (wait, why) = match works {
+            true => (plan::call_backoff(state.failures), Why::Slots),
+            false => (plan::backoff(state.failures), Why::Unreachable),
+        };
+        state.proven = works;
+        self.pause(crew, wait, why, reply.line());
+        if works {
+            return;
+        }
+        let verdict = Verdict { result, reply, source: &crew.source.name };
+        let mut pools: Vec<PoolIndex> = crew.site.shares().keys().copied().collect();
+        pools.retain(|pool| self.nobody_reaches(&crew.site.name, *pool));
+        for pool in pools {
+            self.settle_site(&crew.site.name, pool, &verdict);
+        }
+    }
+
+    fn pause(&mut self, crew: &Arc<Crew>, wait: Duration, why: Why, reason: String) {
+        let until = Instant::now() + wait;
+        if let Some(state) = self.crew_state(crew) {
+            state.pause = Some(Pause { until, why, reason });
+        }
+        self.wake_at(until, Wake::Site(crew.site.name.clone()));
+    }
+
+    fn end_pauses(&mut self, site: &str) {
+        let now = Instant::now();
+        let Some(state) = self.sites.get_mut(site) else { return };
+        for crew in state.crews.values_mut().filter(|crew| crew.pause.as_ref().is_some_and(|pause| pause.until <= now))
+        {
+            crew.pause = None;
+        }
+    }
+
+    /// All of a pool's sources are known not to reach the site.
+    fn nobody_reaches(&self, site: &str, pool: PoolIndex) -> bool {
+        let Some(state) = self.sites.get(site) else { return false };
+        self.shared.pools[pool].members.iter().all(|(source, _)| {
+            let paused = state.crews.get(source).and_then(|crew| crew.pause.as_ref());
+            paused.is_some_and(|pause| pause.why == Why::Unreachable) || self.is_down(*source)
+        })
+    }
+
+    fn is_down(&self, source: usize) -> bool {
+        self.sources_down.get(&source).is_some_and(|down| down.until > Instant::now())
+    }
+
+    /// Why none of a pool's sources can send to the site now; `None` where one can.
+    fn obstacle(&self, site: &str, pool: PoolIndex) -> Option<Report> {
+        let now = Instant::now();
+        let state = self.sites.get(site)?;
+        let mut worst: Option<Report> = None;
+        for (source, _) in &self.shared.pools[pool].members {
+            let crew = state.crews.get(source)?;
+            let report = match (crew.crew.suspended(), self.sources_down.get(source), &crew.pause) {
+                (Some(suspended), _, _) => {
+                    Report { state: State::Suspended, reason: suspended.reason, until: Some(suspended.until) }
+                }
+                (None, Some(down), _) if down.until > now => {
+                    Report { state: State::NoSource, reason: down.why.clone(), until: Some(self.time(down.until)) }
+                }
+                (None, _, Some(pause)) if !crew.is_available() || crew.crew.live_count.load(Ordering::Relaxed) == 0 => {
+                    let state = match pause.why {
+                        Why::Slots | Why::Throttled => State::Throttled,
+                        Why::Unreachable => State::Unreachable,
+                    };
+                    Report { state, reason: pause.reason.clone(), until: Some(self.time(pause.until)) }
+                }
+                (None, _, _) => return None,
+            };
+            worst = Some(worst.filter(|other| other.until <= report.until).unwrap_or(report));
+        }
+        worst
+    }
+
+    fn staff(&mut self, site: &str, source: usize, backlog: u64) {
+        let is_down = self.is_down(source);
+        let Some(state) = self.sites.get_mut(site).and_then(|state| state.crews.get_mut(&source)) else { return };
+        let crew = state.crew.clone();
+        let in_hand = crew.in_hand_count.load(Ordering::Relaxed);
+        let limit = crew.path().connection_limit();
+        let wanted = if state.proven { plan::connections(limit, backlog + in_hand) } else { 1 };
+        let idle_count = crew.idle_count.load(Ordering::Relaxed);
+        for _ in 0..u64::from(idle_count.min(wanted)).min(backlog) {
+            crew.wake.notify_one();
+        }
+        let missing = wanted.saturating_sub(crew.live_count.load(Ordering::Relaxed));
+        if missing == 0 || state.hiring || state.pause.is_some() || is_down || crew.is_closed() {
+            return;
+        }
+        let permits: Vec<OwnedSemaphorePermit> =
+            (0..missing).map_while(|_| self.shared.connections.clone().try_acquire_owned().ok()).collect();
+        if permits.is_empty() {
+            self.shared.meters.connections_limited.inc();
+            return self.wake_at(Instant::now() + CROWDED_WAIT, Wake::Site(site.into()));
+        }
+        state.hiring = true;
+        self.shared.host.stop.spawn(hire(self.shared.clone(), crew, permits));
+    }
+
+    fn crew_state(&mut self, crew: &Crew) -> Option<&mut CrewState> {
+        self.sites.get_mut(&crew.site.name)?.crews.get_mut(&crew.source_index)
+    }
+
+    /// For those who look on.
+    fn show(&self, site: &str, due: &HashMap<PoolIndex, u64>) {
+        let Some(state) = self.sites.get(site) else { return };
+        let live = |crew: &CrewState| crew.crew.live_count.load(Ordering::Relaxed);
+        let report = state.reported.values().next();
+        let lanes = state.domains.iter().take(LANES_SHOWN_MAX).flat_map(|name| {
+            let lanes = self.domains.get(name).into_iter().flat_map(|domain| &domain.lanes);
+            lanes.map(|lane| Lane { routing_domain: name.clone(), egress_pool: lane.pool_name.clone() })
+        });
+        let summary = SiteSummary {
+            site: site.into(),
+            provider: state.crews.values().next().map(|crew| crew.crew.path().provider.clone()).unwrap_or_default(),
+            connection_count: state.crews.values().map(live).sum(),
+            due_count: due.values().sum(),
+            lanes: lanes.collect(),
+            waiting_for: report.map(|report| report.reason.clone()).unwrap_or_default(),
+            until: report.and_then(|report| report.until).map(timestamp),
+        };
+        lock(&self.view.sites).insert(site.into(), summary);
+    }
+}
+
+/// Asks for slots and starts a connection for each.
+async fn hire(shared: Arc<Shared>, crew: Arc<Crew>, permits: Vec<OwnedSemaphorePermit>) {
+    let wanted = permits.len();
+    let mut holders = std::mem::take(&mut *lock(&crew.waiting));
+    holders.truncate(wanted);
+    holders.resize_with(wanted, || MessageId::new().to_string().replace("msg_", "conn_"));
+    crew.live_count.fetch_add(wanted as u32, Ordering::Relaxed);
+    let acquired = shared.limits.slots(&crew.path(), holders).await;
+    *lock(&crew.waiting) = acquired.waiting;
+    let granted = acquired.slots.len();
+    crew.live_count.fetch_sub((wanted - granted) as u32, Ordering::Relaxed);
+    for (slots, permit) in acquired.slots.into_iter().zip(permits) {
+        let worker = Worker { shared: shared.clone(), crew: crew.clone(), slots, permit };
+        let (shared_of_worker, crew_of_worker) = (shared.clone(), crew.clone());
+        shared.workers.spawn(async move {
+            let end = AssertUnwindSafe(worker.run()).catch_unwind().await.unwrap_or(End::Failed);
+            crew_of_worker.live_count.fetch_sub(1, Ordering::Relaxed);
+            shared_of_worker.say(Event::Ended { crew: crew_of_worker, end }).await;
+        });
+    }
+    shared.say(Event::Hired { crew, wait: (granted < wanted).then_some(acquired.wait) }).await;
+}

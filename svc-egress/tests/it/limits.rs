@@ -1,0 +1,125 @@
+//! The throttle and the TSA are asked, and obeyed.
+
+use crate::sink::{Script, Sink};
+use crate::tsa::FakeTsa;
+use crate::world::Setup;
+use godwit_proto::convert::timestamp;
+use godwit_proto::queue::v1::RecipientResult;
+use godwit_proto::queue::v1::report_lane_request::State;
+use godwit_proto::tsa::v1::{Action, ActionKind, Scope};
+use std::time::{Duration, SystemTime};
+
+const MESSAGE: &str = "Subject: x\r\n\r\nhello\r\n";
+
+#[tokio::test]
+async fn tokens_come_before_the_lease() {
+    let sink = Sink::start(Script::default()).await;
+    let setup = Setup::to(sink.at).shaping("[\"default\"]\nmax_message_rate = \"10/s\"\n");
+    let short = Duration::from_millis(30);
+    setup.throttle.0.lock().unwrap().waits = vec![short, short];
+    let world = setup.start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    let outcome = world.queue.outcomes(1).await.remove(0);
+    assert_eq!(outcome.recipients[0].result(), RecipientResult::Delivered);
+    assert_eq!(world.queue.change(|state| state.lease_calls), 1, "nothing is leased while there are no tokens");
+    let script = world.throttle.clone();
+    world.finish().await;
+    let script = script.0.lock().unwrap();
+    assert_eq!(script.acquired[0].requests[0].limits[0].key, format!("egress:messages:{}:unspecified", sink.at));
+    assert_eq!(script.acquired.len(), 3);
+    assert_eq!(script.slots_given, script.slots_released, "no slot is kept");
+}
+
+#[tokio::test]
+async fn a_long_wait_ends_the_connection_and_is_reported() {
+    let sink = Sink::start(Script::default()).await;
+    let setup = Setup::to(sink.at).shaping("[\"default\"]\nmax_message_rate = \"1/d\"\nidle_timeout = \"1s\"\n");
+    setup.throttle.0.lock().unwrap().waits = vec![Duration::from_secs(3600)];
+    let world = setup.start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    let report = world.queue.reported(State::Throttled).await;
+    assert!(report.reason.contains("egress:messages:"), "{}", report.reason);
+    assert_eq!(world.queue.change(|state| state.lease_calls), 0);
+    world.finish().await;
+    assert_eq!(sink.heard().quit_count, 1);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_not_configured_is_not_asked_for() {
+    let sink = Sink::start(Script::default()).await;
+    let world = Setup::to(sink.at).start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    world.queue.outcomes(1).await;
+    let script = world.throttle.clone();
+    world.finish().await;
+    let script = script.0.lock().unwrap();
+    assert_eq!((script.acquired.len(), script.slots_given), (0, 1));
+}
+
+#[tokio::test]
+async fn suspended_then_resumed() {
+    let sink = Sink::start(Script::default()).await;
+    let suspend = Action {
+        id: "1".into(),
+        rule: "r".into(),
+        scope: Some(Scope { site: sink.at.to_string(), source: "unspecified".into(), ..Scope::default() }),
+        kind: ActionKind::Suspend.into(),
+        expires: Some(timestamp(SystemTime::now() + Duration::from_secs(3600))),
+        reason: "too many complaints".into(),
+        ..Action::default()
+    };
+    let tsa = FakeTsa::new(vec![suspend]);
+    let mut setup = Setup::to(sink.at);
+    setup.tsa = Some(tsa.clone());
+    let board = {
+        let world = setup.start().await;
+        let mut changes = world.host.health.watch();
+        while !world.host.health.services().contains(&"egress") {
+            changes.changed().await.unwrap();
+        }
+        world
+    };
+    let world = board;
+    // Told before or after the mail: either way nothing is sent once it is known.
+    world.queue.put(&["a@d.example"], MESSAGE);
+    let report = world.queue.reported(State::Suspended).await;
+    assert_eq!(report.reason, "too many complaints");
+    assert!(report.until.is_some());
+    tsa.0.send_replace(Vec::new());
+    let outcome = world.queue.outcomes(1).await.remove(0);
+    assert_eq!(outcome.recipients[0].result(), RecipientResult::Delivered);
+    world.queue.reported(State::Draining).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_override_changes_the_path() {
+    let sink = Sink::start(Script::default()).await;
+    let limit = Action {
+        id: "1".into(),
+        rule: "r".into(),
+        scope: Some(Scope { site: sink.at.to_string(), ..Scope::default() }),
+        kind: ActionKind::SetConfig.into(),
+        name: "max_message_rate".into(),
+        value: "\"1/min\"".into(),
+        expires: Some(timestamp(SystemTime::now() + Duration::from_secs(3600))),
+        ..Action::default()
+    };
+    let mut setup = Setup::to(sink.at);
+    let tsa = FakeTsa::new(Vec::new());
+    setup.tsa = Some(tsa.clone());
+    let world = setup.start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    world.queue.outcomes(1).await;
+    assert_eq!(world.throttle.0.lock().unwrap().acquired.len(), 0);
+    tsa.0.send_replace(vec![limit]);
+    // Until the order has come through, mail goes on as before.
+    for n in 2.. {
+        world.queue.put(&["a@d.example"], MESSAGE);
+        world.queue.outcomes(n).await;
+        if !world.throttle.0.lock().unwrap().acquired.is_empty() {
+            break;
+        }
+    }
+    world.finish().await;
+}

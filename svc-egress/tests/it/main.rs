@@ -1,0 +1,14 @@
+//! Egress against scripted peers: sinks on loopback sockets, a queue, a throttle and a TSA that are scripts in memory.
+
+mod contract;
+mod dns;
+mod limits;
+mod outcomes;
+mod proxy;
+mod queue;
+mod routing;
+mod sink;
+mod stop;
+mod throttle;
+mod tsa;
+mod world;

@@ -1,0 +1,80 @@
+//! One egress with the scripts around it; ended, with all that it started, by `finish`.
+
+use crate::queue::FakeQueue;
+use crate::throttle::FakeThrottle;
+use crate::tsa::FakeTsa;
+use godwit_kit::Host;
+use godwit_kit::peers::Peers;
+use godwit_proto::id::{MessageId, NodeId};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use svc_egress::{Config, Deps, Route, Service};
+
+pub struct World {
+    pub queue: FakeQueue,
+    pub throttle: FakeThrottle,
+    pub host: Host,
+    pub service: Service,
+    files: Vec<PathBuf>,
+}
+
+/// What a test changes.
+pub struct Setup {
+    pub config: Config,
+    pub queue: FakeQueue,
+    pub throttle: FakeThrottle,
+    pub tsa: Option<FakeTsa>,
+    files: Vec<PathBuf>,
+}
+
+impl Setup {
+    /// All mail to one peer.
+    pub fn to(sink: SocketAddr) -> Self {
+        let mut setup = Self::new();
+        setup.config.routes.insert("*".into(), Route { hosts: vec![sink.to_string()] });
+        setup
+    }
+
+    pub fn new() -> Self {
+        let config = Config { hostname: "egress.example".into(), shaping_files: Some(Vec::new()), ..Config::default() };
+        Self { config, queue: FakeQueue::new(), throttle: FakeThrottle::default(), tsa: None, files: Vec::new() }
+    }
+
+    pub fn shaping(mut self, text: &str) -> Self {
+        let file = std::env::temp_dir().join(format!("{}.toml", MessageId::new()));
+        std::fs::write(&file, text).unwrap();
+        self.config.shaping_files = Some(vec![file.clone()]);
+        self.files.push(file);
+        self
+    }
+
+    pub async fn start(self) -> World {
+        let host = Host::new(NodeId::new());
+        let tsa = self.tsa.map(|tsa| Peers::here(NodeId::new(), Arc::new(tsa) as godwit_proto::tsa::Tsa));
+        let deps = Deps {
+            queues: Peers::here(host.node, Arc::new(self.queue.clone())),
+            throttle: Arc::new(self.throttle.clone()),
+            tsa: tsa.unwrap_or_else(|| Peers::new(Vec::new())),
+            proxies: Peers::new(Vec::new()),
+        };
+        let service = svc_egress::build(self.config, deps, &host).await.unwrap();
+        World { queue: self.queue, throttle: self.throttle, host, service, files: self.files }
+    }
+}
+
+impl World {
+    /// Stops it; everything must end by itself.
+    pub async fn finish(self) {
+        assert!(self.host.stop.finish(Duration::from_secs(15)).await, "tasks still run");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for file in &self.files {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
