@@ -123,6 +123,17 @@ impl SimDisk {
         self.state().plans.push(Plan { call, skip, times, error });
     }
 
+    /// Everything written so far becomes durable, as it does when the power stays on for a while.
+    pub fn settle(&self) {
+        let mut state = self.state();
+        state.pending_names.clear();
+        state.durable_names = state.names.clone();
+        for inode in &mut state.inodes {
+            inode.durable = inode.now.clone();
+            inode.pending.clear();
+        }
+    }
+
     pub fn heal(&self) {
         self.state().plans.clear();
     }

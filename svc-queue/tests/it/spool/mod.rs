@@ -90,6 +90,20 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), patience).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
+/// A power cut long after the last write: there is no torn tail.
+pub async fn late_crash(disk: &SimDisk) -> SimDisk {
+    let mut seen = Vec::new();
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now: Vec<_> = disk.names().into_iter().map(|name| (disk.bytes(&name), name)).collect();
+        if now == seen {
+            disk.settle();
+            return disk.crash();
+        }
+        seen = now;
+    }
+}
+
 /// A body that occurs nowhere else.
 pub fn body_of(id: Id, len: usize) -> Vec<u8> {
     let mut state = id as u64 ^ 0x9e37_79b9_7f4a_7c15;
