@@ -1,5 +1,6 @@
 //! `[queue]`: how long mail is tried, and every bound of the queue.
 
+use crate::events::sinks;
 use crate::{schedule::Schedule, spool};
 use godwit_kit::config::values::{duration, duration_option};
 use godwit_kit::config::{Faults, Rate, Section, Size};
@@ -35,7 +36,12 @@ pub struct Config {
     pub upload_bytes_max: Size,
     pub routes_max: usize,
     pub watchers_max: usize,
+    /// How long an idempotency key leads to the message that was accepted first.
+    #[serde(with = "duration")]
+    pub idempotency_window: Duration,
     pub spool: Spool,
+    /// Where events go besides the TSAs.
+    pub sinks: Vec<sinks::Config>,
 }
 
 /// `[queue.spool]`.
@@ -64,7 +70,9 @@ impl Default for Config {
             upload_bytes_max: Size(256 << 20),
             routes_max: 1_000_000,
             watchers_max: 1_000,
+            idempotency_window: Duration::from_secs(86_400),
             spool: Spool::default(),
+            sinks: Vec::new(),
         }
     }
 }
@@ -116,6 +124,7 @@ impl Section for Config {
         if !MESSAGE_BYTES.contains(&self.message_bytes_max.0) {
             faults.add("queue.message_bytes_max", "must be from 1KiB to 512MiB");
         }
+        sinks::check(&self.sinks, "queue.sinks", faults);
     }
 }
 

@@ -17,6 +17,10 @@ pub enum Error {
     Stopping,
     #[error(transparent)]
     Spool(#[from] spool::Error),
+    #[error("{0}")]
+    Keys(String),
+    #[error("the body of {0} is damaged")]
+    Damaged(godwit_proto::id::MessageId),
     /// Of the contract, and not of this version.
     #[error("{0} is not part of this version")]
     NotYet(&'static str),
@@ -37,9 +41,9 @@ impl From<Error> for Status {
             Error::Invalid { .. } => Status::invalid_argument(text),
             Error::NotFound { .. } => Status::not_found(text),
             Error::Full { .. } => Status::resource_exhausted(text),
-            Error::Stopping => Status::unavailable(text),
+            Error::Stopping | Error::Keys(_) => Status::unavailable(text),
             Error::Spool(spool::Error::Unavailable { .. } | spool::Error::Fenced) => Status::unavailable(text),
-            Error::Spool(spool::Error::Unknown) | Error::Lost => Status::internal(text),
+            Error::Spool(spool::Error::Unknown) | Error::Lost | Error::Damaged(_) => Status::internal(text),
             Error::NotYet(_) => Status::unimplemented(text),
         }
     }

@@ -32,6 +32,11 @@ pub struct Head {
     /// As [`crate::schedule::Window`] packs it; 0: none.
     #[prost(uint64, tag = "11")]
     pub window: u64,
+    /// As [`crate::idempotency`] has them; empty: none.
+    #[prost(bytes = "vec", tag = "12")]
+    pub idempotency_key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "13")]
+    pub idempotency_content: Vec<u8>,
 }
 
 /// The rest of a message but its body; read for each attempt.

@@ -19,7 +19,11 @@ pub struct Claimed {
     /// No other delivery of its message is left.
     pub last: bool,
     pub attempts: u32,
+    pub due_ms: u64,
+    pub received_s: u32,
     pub size_bytes: u32,
+    pub trace: Option<Trace>,
+    pub reply_code: u16,
     /// `None`: all recipients of its part.
     pub open: Option<Box<[u16]>>,
     pub window: Option<Window>,
@@ -138,7 +142,11 @@ impl Core {
             live: false,
             last: self.of_message(id.message.0).nth(1).is_none(),
             attempts: delivery.attempts,
+            due_ms: delivery.due_ms,
+            received_s: delivery.received_s,
             size_bytes: delivery.size_bytes,
+            trace: extra.and_then(|extra| extra.trace),
+            reply_code: extra.map_or(0, |extra| extra.reply_code),
             open: extra.and_then(|extra| extra.open.clone()),
             window: extra.and_then(|extra| extra.window),
             meta,

@@ -1,5 +1,6 @@
 //! The crate's one integration-test binary.
 
+mod contract;
 mod events;
 mod idempotency;
 mod spool;
