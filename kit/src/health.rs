@@ -17,9 +17,12 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Services' own reports and those on their dependencies. Cheap to clone; one a process.
 #[derive(Debug, Clone)]
 pub struct Board {
-    causes: Arc<Mutex<BTreeMap<(&'static str, String), Option<String>>>>,
+    causes: Arc<Mutex<Causes>>,
     changed: watch::Sender<u64>,
 }
+
+/// By service and part: why it is not in order, if it is not.
+type Causes = BTreeMap<(&'static str, String), Option<String>>;
 
 /// Why a service is not ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl Board {
         self.changed.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), Option<String>>> {
+    fn lock(&self) -> MutexGuard<'_, Causes> {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
