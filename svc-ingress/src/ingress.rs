@@ -76,7 +76,8 @@ impl Ingress {
         );
         trace::set_parent(&span, parent);
         message.trace = Some(trace::of(&span));
-        self.road.enqueue(message, &span).instrument(span.clone()).await
+        let answer = self.road.enqueue(message, &span).instrument(span.clone()).await;
+        answer.inspect_err(|status| trace::set_failed(&span, status.code().description()))
     }
 }
 

@@ -1,0 +1,11 @@
+//! Ingress as its clients and its queues see it: sockets on one side, a scripted queue on the other.
+
+mod dialogue;
+mod inject;
+mod limits;
+mod queue;
+mod relay;
+mod smuggling;
+mod stop;
+mod support;
+mod timeouts;
