@@ -101,7 +101,8 @@ pub fn seed() -> u64 {
 
 /// A content's id: the first [`ID_FIELD`] in it.
 pub fn id_of(content: &[u8]) -> Option<String> {
-    let start = memmem::find(content, b"X-Bench-Id: ")? + ID_FIELD.len() + 2;
-    let end = start + memchr::memchr(b'\r', &content[start..])?;
-    String::from_utf8(content[start..end].to_vec()).ok()
+    let start = memmem::find(content, ID_FIELD.as_bytes())? + ID_FIELD.len() + 2;
+    let rest = content.get(start..)?;
+    let end = memchr::memchr(b'\r', rest)?;
+    String::from_utf8(rest[..end].to_vec()).ok()
 }

@@ -2,13 +2,28 @@
 
 use crate::generate::{Message, Plan, Sum};
 use bytes::BytesMut;
+use godwit_kit::net::{Net, Stream};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// For the greeting and EHLO.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(30);
+/// For one message, from MAIL to the reply after its content.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(120);
+/// Between two tries to connect.
+const RETRY_WAIT: Duration = Duration::from_millis(50);
+/// How long nobody may answer before a connection gives up.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Refusals whose text is kept.
+const REFUSALS_MAX: usize = 5;
+/// A reply line longer than this is no SMTP.
+const REPLY_BYTES_MAX: usize = 64 << 10;
 
 /// How to send.
 #[derive(Debug, Clone)]
@@ -33,96 +48,226 @@ pub struct Sent {
     pub refused_count: usize,
 }
 
+/// Where the messages come from.
+#[derive(Debug, Clone)]
+pub enum Supply {
+    /// Made before, so that their making is not measured.
+    Made(Arc<Vec<Message>>),
+    /// Made when they are sent, so that many need no memory.
+    Fresh,
+}
+
 impl Load {
     /// Sends everything once; a message whose connection breaks is not sent again.
     pub async fn run(&self) -> Sent {
-        let messages: Arc<Vec<Message>> =
-            Arc::new((self.first..self.first + self.count).map(|number| self.plan.message(number)).collect());
-        self.send(messages).await
+        self.send(self.make()).await
     }
 
     /// The same with messages made before, so that their making is not measured.
     pub async fn send(&self, messages: Arc<Vec<Message>>) -> Sent {
-        let next = Arc::new(AtomicUsize::new(0));
-        let sent = Arc::new(Mutex::new(Sent::default()));
-        let tasks: Vec<_> = (0..self.connections)
-            .map(|_| tokio::spawn(connection(self.to, messages.clone(), next.clone(), sent.clone())))
-            .collect();
-        for task in tasks {
-            let _ = task.await;
+        self.start(&Net::Tcp, Supply::Made(messages), PATIENCE).finish().await
+    }
+
+    /// The messages, made at once.
+    pub fn make(&self) -> Arc<Vec<Message>> {
+        Arc::new((self.first..self.first + self.count).map(|number| self.plan.message(number)).collect())
+    }
+
+    /// Sends in the background. A connection that finds nobody for `patience` gives up.
+    pub fn start(&self, net: &Net, supply: Supply, patience: Duration) -> Running {
+        let job = Arc::new(Job {
+            load: self.clone(),
+            net: net.clone(),
+            supply,
+            failures_max: (patience.as_millis() / RETRY_WAIT.as_millis()) as usize,
+            next: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(self.connections),
+            sent: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        for _ in 0..self.connections {
+            let job = job.clone();
+            tasks.spawn(async move {
+                job.connection().await;
+                job.open.fetch_sub(1, Ordering::Release);
+            });
         }
-        let sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.clone()
+        Running { job, tasks }
     }
 }
 
-/// One connection after another until everything is sent or nobody answers for two seconds.
-async fn connection(to: SocketAddr, messages: Arc<Vec<Message>>, next: Arc<AtomicUsize>, sent: Arc<Mutex<Sent>>) {
-    let mut failures = 0;
-    while next.load(Ordering::Relaxed) < messages.len() && failures < 40 {
-        match session(to, &messages, &next, &sent).await {
-            Ok(()) => failures = 0,
-            Err(_) => {
+/// A load on its way. Dropped, it ends at once.
+pub struct Running {
+    job: Arc<Job>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    pub fn accepted_count(&self) -> usize {
+        self.job.accepted.load(Ordering::Acquire)
+    }
+
+    /// Nothing more will be sent.
+    pub fn is_done(&self) -> bool {
+        self.job.open.load(Ordering::Acquire) == 0
+    }
+
+    /// What is on its way is still sent, nothing after it.
+    pub fn stop(&self) {
+        self.job.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the end.
+    pub async fn finish(mut self) -> Sent {
+        while self.tasks.join_next().await.is_some() {}
+        self.end().await
+    }
+
+    /// Breaks off: what is on its way is neither accepted nor unknown.
+    pub async fn end(mut self) -> Sent {
+        self.tasks.shutdown().await;
+        std::mem::take(&mut *self.job.sent.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the connections of one load share.
+struct Job {
+    load: Load,
+    net: Net,
+    supply: Supply,
+    failures_max: usize,
+    next: AtomicUsize,
+    stopping: AtomicBool,
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+    /// Never held across an await.
+    sent: Mutex<Sent>,
+}
+
+impl Job {
+    /// One session after another until everything is sent or nobody answers any more.
+    async fn connection(&self) {
+        let mut failures = 0;
+        while self.is_open() && failures < self.failures_max {
+            let client = timeout(OPEN_TIME_MAX, Client::open(&self.net, self.load.to)).await;
+            let Ok(Ok(mut client)) = client else {
                 failures += 1;
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                sleep(RETRY_WAIT).await;
+                continue;
+            };
+            failures = 0;
+            if self.session(&mut client).await.is_err() {
+                sleep(RETRY_WAIT).await;
             }
         }
     }
-}
 
-async fn session(to: SocketAddr, messages: &[Message], next: &AtomicUsize, sent: &Mutex<Sent>) -> io::Result<()> {
-    let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    let mut client = Client { stream, input: BytesMut::with_capacity(4 << 10) };
-    client.expect("220").await?;
-    client.stream.write_all(b"EHLO load.bench.example\r\n").await?;
-    client.expect("250").await?;
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        let Some(message) = messages.get(number) else { break };
-        let outcome = client.send(message).await;
-        let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
+    fn is_open(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed) && self.next.load(Ordering::Relaxed) < self.load.count
+    }
+
+    async fn session(&self, client: &mut Client) -> io::Result<()> {
+        while let Some(message) = self.take() {
+            let outcome = timeout(MESSAGE_TIME_MAX, client.send(&message)).await;
+            self.note(message, outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))?;
+        }
+        timeout(OPEN_TIME_MAX, client.quit()).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    fn take(&self) -> Option<Message> {
+        if !self.is_open() {
+            return None;
+        }
+        let place = self.next.fetch_add(1, Ordering::Relaxed);
+        match &self.supply {
+            Supply::Made(messages) => messages.get(place).cloned(),
+            Supply::Fresh => (place < self.load.count).then(|| self.load.plan.message(self.load.first + place)),
+        }
+    }
+
+    /// An error where the connection is of no more use.
+    fn note(&self, message: Message, outcome: io::Result<String>) -> io::Result<()> {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(reply) if reply.starts_with("250") => sent.accepted.push((message.id.clone(), message.sum)),
+            Ok(reply) if reply.starts_with("250") => {
+                sent.accepted.push((message.id, message.sum));
+                self.accepted.fetch_add(1, Ordering::Release);
+                Ok(())
+            }
             Ok(reply) => {
+                let closing = reply.starts_with("421");
                 sent.refused_count += 1;
-                if sent.refusals.len() < 5 {
-                    sent.refusals.push(reply.clone());
+                if sent.refusals.len() < REFUSALS_MAX {
+                    sent.refusals.push(reply);
                 }
-                if reply.starts_with("421") {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
+                if closing { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
             }
             Err(error) => {
-                sent.unknown.push(message.id.clone());
-                return Err(error);
+                sent.unknown.push(message.id);
+                Err(error)
             }
         }
     }
-    client.stream.write_all(b"QUIT\r\n").await?;
-    client.expect("221").await.map(|_| ())
 }
 
 struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     input: BytesMut,
 }
 
 impl Client {
+    async fn open(net: &Net, to: SocketAddr) -> io::Result<Self> {
+        let stream = net.connect(to, None).await?.stream;
+        let mut client = Self { stream, input: BytesMut::with_capacity(4 << 10) };
+        client.expect("220").await?;
+        client.stream.write_all(b"EHLO load.bench.example\r\n").await?;
+        client.expect("250").await?;
+        Ok(client)
+    }
+
     /// The last reply: to the content, or the one that ended the transaction.
     async fn send(&mut self, message: &Message) -> io::Result<String> {
         let commands =
             format!("MAIL FROM:<load@bench.example> BODY=8BITMIME\r\nRCPT TO:<{}>\r\nDATA\r\n", message.recipient);
         self.stream.write_all(commands.as_bytes()).await?;
-        let (mail, rcpt, data) = (self.reply().await?, self.reply().await?, self.reply().await?);
-        if !data.starts_with("354") {
-            let first = [mail, rcpt, data].into_iter().find(|reply| !reply.starts_with('2'));
-            self.stream.write_all(b"RSET\r\n").await?;
-            self.reply().await?;
-            return Ok(first.unwrap_or_default());
+        for code in ["250", "25", "354"] {
+            let reply = self.reply().await?;
+            if reply.starts_with("421") {
+                return Ok(reply);
+            }
+            if !reply.starts_with(code) {
+                return self.abandon(code, reply).await;
+            }
         }
         self.stream.write_all(&message.wire).await?;
         self.reply().await
+    }
+
+    /// Reads the replies to what was pipelined behind the refused command, and clears the transaction.
+    async fn abandon(&mut self, refused: &str, first: String) -> io::Result<String> {
+        let behind = match refused {
+            "250" => 2,
+            "25" => 1,
+            _ => 0,
+        };
+        for place in 0..behind {
+            let reply = self.reply().await?;
+            if place + 1 == behind && reply.starts_with("354") {
+                // RFC 2920 section 3.1: the server may ask for content that has no recipient.
+                self.stream.write_all(b".\r\n").await?;
+                self.reply().await?;
+            }
+        }
+        self.stream.write_all(b"RSET\r\n").await?;
+        self.expect("250").await?;
+        Ok(first)
+    }
+
+    async fn quit(&mut self) -> io::Result<()> {
+        self.stream.write_all(b"QUIT\r\n").await?;
+        self.expect("221").await.map(|_| ())
     }
 
     async fn expect(&mut self, code: &str) -> io::Result<String> {
@@ -138,6 +283,9 @@ impl Client {
                 if line.get(3) != Some(&b'-') {
                     return Ok(String::from_utf8_lossy(&line).trim_end().to_string());
                 }
+            }
+            if self.input.len() > REPLY_BYTES_MAX {
+                return Err(io::Error::other("a reply line without end"));
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -12,17 +12,22 @@ use tokio::net::TcpStream;
 pub struct Process(Child);
 
 impl Process {
+    /// Runs `program` in the log's folder, with both its outputs appended to the log, and without configuration from our
+    /// own environment.
+    ///
     /// # Errors
     /// A program that cannot be started.
     pub fn start(program: &Path, arguments: &[String], log: &Path) -> io::Result<Self> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Self(child))
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command.current_dir(log.parent().unwrap_or(Path::new("/")));
+        let ours =
+            std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("GODWIT__"));
+        ours.for_each(|name| {
+            command.env_remove(name);
+        });
+        command.spawn().map(Self)
     }
 
     /// SIGKILL, and waits for the end.
@@ -32,6 +37,14 @@ impl Process {
     pub fn kill(&mut self) -> io::Result<()> {
         self.0.kill()?;
         self.0.wait().map(|_| ())
+    }
+
+    /// How it ended, where it has.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.0.try_wait()
     }
 
     pub fn id(&self) -> u32 {
@@ -66,24 +79,47 @@ pub fn cpu_seconds(ids: &[u32]) -> f64 {
 /// Linux gives these in hundredths of a second whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Places in proc(5)'s stat, counted from what follows the name: the parent, and the first of four times.
+const PARENT: usize = 1;
+const TIMES: std::ops::Range<usize> = 11..15;
+
 fn ticks(id: u32) -> Option<u64> {
+    stat(id)?.get(TIMES)?.iter().map(|field| field.parse::<u64>().ok()).sum()
+}
+
+fn stat(id: u32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // Fields 14 to 17 of proc(5); the name in parentheses may hold spaces.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
+    // The name in parentheses may hold spaces.
+    Some(stat.rsplit_once(") ")?.1.split_whitespace().map(String::from).collect())
 }
 
 /// A process and everything below it.
 pub fn tree(root: u32) -> Vec<u32> {
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let ids: Vec<u32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
+    let parents: Vec<(u32, u32)> =
+        ids.into_iter().filter_map(|id| Some((id, stat(id)?.get(PARENT)?.parse().ok()?))).collect();
     let mut found = vec![root];
     let mut place = 0;
     while let Some(id) = found.get(place).copied() {
-        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
-        for task in tasks {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
+        found.extend(parents.iter().filter(|(_, parent)| *parent == id).map(|(child, _)| *child));
         place += 1;
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_holds_the_root_and_its_children() {
+        let log = std::env::temp_dir().join(format!("bench-process-{}", std::process::id()));
+        let mut child = Process::start(Path::new("/bin/sleep"), &["600".into()], &log).unwrap();
+        assert!(tree(std::process::id()).contains(&child.id()));
+        assert!(child.ended().unwrap().is_none());
+        child.kill().unwrap();
+        assert!(!tree(std::process::id()).contains(&child.id()));
+        std::fs::remove_file(log).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::generate::{self, Sum};
 use bytes::{Bytes, BytesMut};
-use godwit_kit::net::{Connection, Net};
+use godwit_kit::net::{Connection, Listener, Net};
 use memchr::memmem;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -11,7 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A command line longer than this ends the session.
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// Content longer than this ends the session; above the SIZE that is told.
+const CONTENT_BYTES_MAX: usize = 64 << 20;
+/// After an accept that failed (too many open files, for one).
+const ACCEPT_WAIT: Duration = Duration::from_millis(10);
 
 /// What to do instead of the usual reply.
 #[derive(Debug, Clone)]
@@ -46,7 +53,7 @@ pub trait Behaviour: Send + Sync + 'static {
     fn data(&self) -> Action {
         Action::Usual
     }
-    /// In the middle of the content.
+    /// Before each read of content, the first one included: `Close` and `Wait` are done, anything else is the usual.
     fn content(&self) -> Action {
         Action::Usual
     }
@@ -106,6 +113,7 @@ struct Shared {
     sums: Mutex<Vec<(String, Sum)>>,
     count: AtomicUsize,
     connections: AtomicUsize,
+    open: AtomicUsize,
     changed: tokio::sync::Notify,
 }
 
@@ -122,18 +130,10 @@ impl Sink {
             sums: Mutex::default(),
             count: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             changed: tokio::sync::Notify::new(),
         });
-        let sessions = shared.clone();
-        let accepting = tokio::spawn(async move {
-            let mut running = tokio::task::JoinSet::new();
-            while let Ok(connection) = listener.accept().await {
-                sessions.connections.fetch_add(1, Ordering::Relaxed);
-                let session = Session::new(connection, sessions.clone());
-                running.spawn(session.run());
-                while running.try_join_next().is_some() {}
-            }
-        });
+        let accepting = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { address, shared, accepting })
     }
 
@@ -145,8 +145,14 @@ impl Sink {
         self.shared.count.load(Ordering::Acquire)
     }
 
+    /// Since the start.
     pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Now.
+    pub fn open_connection_count(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
     }
 
     /// With [`Keep::Content`].
@@ -179,13 +185,40 @@ impl Drop for Sink {
     }
 }
 
+/// Dropped with the listener's task, the sessions end too.
+async fn accept(listener: Listener, shared: Arc<Shared>) {
+    let mut running = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                running.spawn(Session::new(connection, shared.clone()).run());
+            }
+            // The world in memory is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
+            Err(_) => tokio::time::sleep(ACCEPT_WAIT).await,
+        }
+        while running.try_join_next().is_some() {}
+    }
+}
+
 struct Session {
     connection: Connection,
     shared: Arc<Shared>,
     input: BytesMut,
     output: Vec<u8>,
-    reverse_path: String,
+    /// Present from an accepted MAIL to the end of its transaction.
+    reverse_path: Option<String>,
     recipients: Vec<String>,
+}
+
+/// Counts a session while it runs.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The session ends.
@@ -200,10 +233,12 @@ impl From<io::Error> for Over {
 impl Session {
     fn new(connection: Connection, shared: Arc<Shared>) -> Self {
         let input = BytesMut::with_capacity(64 << 10);
-        Self { connection, shared, input, output: Vec::new(), reverse_path: String::new(), recipients: Vec::new() }
+        Self { connection, shared, input, output: Vec::new(), reverse_path: None, recipients: Vec::new() }
     }
 
     async fn run(mut self) {
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(self.shared.clone());
         let _ = self.serve().await;
     }
 
@@ -221,15 +256,24 @@ impl Session {
     async fn command(&mut self, verb: &str, argument: &str) -> Result<(), Over> {
         let shared = self.shared.clone();
         match verb {
-            "EHLO" => self.ehlo(&shared.behaviour.keywords()),
-            "HELO" => self.say("250 sink.example"),
-            "MAIL" => {
-                self.reverse_path = path_of(argument);
-                self.answer(shared.behaviour.mail(argument), "250 2.1.0 Ok").await?;
+            "EHLO" => {
+                self.reset();
+                self.ehlo(&shared.behaviour.keywords());
             }
+            "HELO" => {
+                self.reset();
+                self.say("250 sink.example");
+            }
+            "MAIL" if self.reverse_path.is_some() => self.say("503 5.5.1 A transaction is open"),
+            "MAIL" => {
+                let action = shared.behaviour.mail(argument);
+                self.reverse_path = (!refuses(&action)).then(|| path_of(argument));
+                self.answer(action, "250 2.1.0 Ok").await?;
+            }
+            "RCPT" if self.reverse_path.is_none() => self.say("503 5.5.1 MAIL comes first"),
             "RCPT" => {
                 let action = shared.behaviour.rcpt(argument);
-                if !matches!(&action, Action::Reply(reply) if !reply.starts_with('2')) {
+                if !refuses(&action) {
                     self.recipients.push(path_of(argument));
                 }
                 self.answer(action, "250 2.1.5 Ok").await?;
@@ -275,8 +319,7 @@ impl Session {
         }
         let content = self.content().await?;
         let action = self.shared.behaviour.dot(&content);
-        let takes = !matches!(&action, Action::Close) && !matches!(&action, Action::Reply(r) if !r.starts_with('2'));
-        if takes {
+        if !matches!(&action, Action::Close) && !refuses(&action) {
             self.take(content);
         }
         self.reset();
@@ -301,8 +344,13 @@ impl Session {
                 return Ok(unstuffed(content.freeze()));
             }
             searched = self.input.len().saturating_sub(4);
-            if matches!(self.shared.behaviour.content(), Action::Close) {
+            if self.input.len() > CONTENT_BYTES_MAX {
                 return Err(Over);
+            }
+            match self.shared.behaviour.content() {
+                Action::Close => return Err(Over),
+                Action::Wait(time) => tokio::time::sleep(time).await,
+                Action::Usual | Action::Reply(_) | Action::TakeAndClose => {}
             }
             self.read().await?;
         }
@@ -310,10 +358,15 @@ impl Session {
 
     fn take(&mut self, content: Bytes) {
         let recipients = std::mem::take(&mut self.recipients);
-        let taken = Taken { reverse_path: self.reverse_path.clone(), recipients, content };
+        let reverse_path = self.reverse_path.take().unwrap_or_default();
+        let mut taken = Taken { reverse_path, recipients, content };
         let shared = &self.shared;
         match shared.keep {
-            Keep::Content => shared.taken.lock().unwrap_or_else(PoisonError::into_inner).push(taken),
+            Keep::Content => {
+                // Kept as it is, it would hold the whole buffer that it was read into.
+                taken.content = Bytes::copy_from_slice(&taken.content);
+                shared.taken.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
+            }
             Keep::Sums => {
                 let entry = (taken.id().unwrap_or_default(), taken.sum());
                 shared.sums.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
@@ -326,7 +379,7 @@ impl Session {
 
     fn reset(&mut self) {
         self.recipients.clear();
-        self.reverse_path.clear();
+        self.reverse_path = None;
     }
 
     async fn answer(&mut self, action: Action, usual: &str) -> Result<(), Over> {
@@ -362,6 +415,9 @@ impl Session {
             if let Some(end) = memchr::memchr(b'\n', &self.input) {
                 return Ok(self.input.split_to(end + 1));
             }
+            if self.input.len() > LINE_BYTES_MAX {
+                return Err(Over);
+            }
             // Replies to what was pipelined go out together.
             self.flush().await?;
             self.read().await?;
@@ -381,6 +437,10 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn refuses(action: &Action) -> bool {
+    matches!(action, Action::Reply(reply) if !reply.starts_with('2'))
 }
 
 fn path_of(argument: &str) -> String {
