@@ -85,7 +85,7 @@ impl Shaping {
     }
 
     /// Blocks that hold by the site, the domain's own last; then the domain's own where it holds for itself alone.
-    fn blocks_for(&self, domain: &str, site: &str) -> (Vec<(&str, &Block)>, Vec<(&str, &Block)>) {
+    fn blocks_for(&self, domain: &str, site: &str) -> (Vec<Named<'_>>, Vec<Named<'_>>) {
         let mut of_site = Vec::new();
         for name in
             self.sites.iter().filter(|(_, known)| known.as_str() == site && !site.is_empty()).map(|(name, _)| name)
@@ -105,6 +105,9 @@ impl Shaping {
         (of_site, of_domain)
     }
 }
+
+/// A domain's block with its name.
+type Named<'a> = (&'a str, &'a Block);
 
 /// The path so far, and where its values are from.
 struct Layers<'a> {

@@ -108,7 +108,7 @@ fn live(terms: Terms, events: &[(Mark, Arc<str>)], life: &Life, end: u64) -> Win
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_events_are_the_same_actions(

@@ -1,5 +1,7 @@
 //! Files in the format, from disk and from text: what they say, what is wrong with them, and where values come from.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
+
 mod faults;
 mod resolve;
 
@@ -7,16 +9,16 @@ use godwit_proto::id::MessageId;
 use std::path::PathBuf;
 
 /// A folder of its own, gone at the end.
-pub struct Folder(PathBuf);
+struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let path = std::env::temp_dir().join(format!("godwit-shaping-{}", MessageId::new()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+    fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
         path

@@ -10,7 +10,7 @@ use tonic::{Code, Request};
 #[tokio::test(start_paused = true)]
 async fn thresholds_fire_settings_and_suspensions() {
     for road in [Road::Near, Road::Far] {
-        let folder = Folder::new();
+        let folder = Folder::make();
         let world = World::start(&folder, road).await;
         let node = NodeId::new();
         let slow = |at: u64| answer(at, "site", "please slow down");
@@ -42,7 +42,7 @@ async fn thresholds_fire_settings_and_suspensions() {
 
 #[tokio::test(start_paused = true)]
 async fn actions_end_by_the_clock() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let world = World::start(&folder, Road::Near).await;
     world.observe(NodeId::new(), 1, vec![answer(0, "a", "blocked"), answer(30, "b", "blocked")]).await;
     let sites = async || {
@@ -62,7 +62,7 @@ async fn actions_end_by_the_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn two_that_saw_the_same_hold_the_same() {
-    let (first, second) = (Folder::new(), Folder::new());
+    let (first, second) = (Folder::make(), Folder::make());
     let (one, other) = (World::start(&first, Road::Near).await, World::start(&second, Road::Far).await);
     let nodes = [NodeId::new(), NodeId::new(), NodeId::new()];
     let log = |node: usize| -> Vec<Event> {
@@ -91,7 +91,7 @@ async fn two_that_saw_the_same_hold_the_same() {
 #[tokio::test(start_paused = true)]
 async fn lists_come_in_pages_and_trials_change_nothing() {
     for road in [Road::Near, Road::Far] {
-        let folder = Folder::new();
+        let folder = Folder::make();
         let world = World::start(&folder, road).await;
         let events: Vec<_> = (0..5).map(|site| answer(1, &format!("site-{site}"), "blocked")).collect();
         let rules =

@@ -8,7 +8,7 @@ use tonic::{Code, Request};
 
 async fn each_way(case: impl AsyncFn(World)) {
     for road in [Road::Near, Road::Far] {
-        let folder = Folder::new();
+        let folder = Folder::make();
         case(World::start(&folder, road).await).await;
     }
 }
@@ -82,7 +82,7 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reaction_does_not_wait_for_the_disk_but_the_answer_does() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let world = World::start(&folder, Road::Near).await;
     let call = world.observe(NodeId::new(), 1, vec![answer(0, "site", "blocked")]);
     tokio::pin!(call);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_where_it_was() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let node = NodeId::new();
     let slow = |at: u64| answer(at, "site", "slow down");
     let world = World::start(&folder, Road::Near).await;
@@ -28,7 +28,7 @@ async fn a_restart_goes_on_where_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_passed_leaves_the_disk() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let node = NodeId::new();
     let world = World::start(&folder, Road::Near).await;
     world.observe(node, 1, vec![answer(0, "a", "blocked")]).await;
@@ -47,7 +47,7 @@ async fn what_has_passed_leaves_the_disk() {
 
 #[tokio::test(start_paused = true)]
 async fn rules_that_are_no_more_are_forgotten() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let world = World::start(&folder, Road::Near).await;
     world.observe(NodeId::new(), 1, vec![answer(0, "a", "blocked")]).await;
     world.stop().await;
@@ -59,7 +59,7 @@ async fn rules_that_are_no_more_are_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn damage_is_set_aside_and_events_are_asked_for_again() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let node = NodeId::new();
     let world = World::start(&folder, Road::Near).await;
     let events: Vec<_> = (0..200).map(|place| answer(0, &format!("site-{place}"), "blocked")).collect();
@@ -88,7 +88,7 @@ fn drop_garbage(folder: &std::path::Path) {
 
 #[tokio::test(start_paused = true)]
 async fn a_folder_that_is_in_use_is_refused_and_left_alone() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let world = World::start(&folder, Road::Near).await;
     let config = svc_tsa::Config::default();
     let second = svc_tsa::build(config, &folder.0, &Host::new(NodeId::new())).await;
@@ -99,7 +99,7 @@ async fn a_folder_that_is_in_use_is_refused_and_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn faulty_rules_are_refused_with_all_their_faults() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     std::fs::write(folder.0.join("shaping.toml"), "x = 1\n[\"default\"]\ny = 2\n").unwrap();
     let config = svc_tsa::Config { shaping_files: vec![folder.0.join("shaping.toml")], ..svc_tsa::Config::default() };
     match svc_tsa::build(config, &folder.0, &Host::new(NodeId::new())).await {

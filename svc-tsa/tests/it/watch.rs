@@ -7,7 +7,7 @@ use godwit_proto::tsa::v1::watch_response::Item;
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_then_each_change_and_a_tick() {
     for road in [Road::Near, Road::Far] {
-        let folder = Folder::new();
+        let folder = Folder::make();
         let world = World::start(&folder, road).await;
         let node = NodeId::new();
         let mut watch = world.watch("", 0).await;
@@ -41,7 +41,7 @@ async fn a_snapshot_then_each_change_and_a_tick() {
 #[tokio::test(start_paused = true)]
 async fn going_on_from_a_known_version() {
     for road in [Road::Near, Road::Far] {
-        let folder = Folder::new();
+        let folder = Folder::make();
         let world = World::start(&folder, road).await;
         let instance = world.status().await.instance_id;
         let known = world.status().await.version;
@@ -61,7 +61,7 @@ async fn going_on_from_a_known_version() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_gets_a_snapshot_and_costs_nothing() {
-    let folder = Folder::new();
+    let folder = Folder::make();
     let world = World::start(&folder, Road::Near).await;
     let node = NodeId::new();
     let mut watch = world.watch("", 0).await;

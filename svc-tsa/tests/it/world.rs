@@ -41,7 +41,7 @@ pub fn origin() -> SystemTime {
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         let path = std::env::temp_dir().join(format!("godwit-tsa-{}", MessageId::new()));
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("shaping.toml"), RULES).unwrap();
