@@ -2,6 +2,7 @@
 //! changed, never a look at all lanes (but for a queue node that begins anew).
 
 mod due;
+mod list;
 mod settling;
 mod sites;
 mod staff;
@@ -10,12 +11,11 @@ use crate::actions::Actions;
 use crate::crew::lock;
 use crate::lanes::Domain;
 use crate::shared::{Event, Shared};
-use godwit_proto::egress::v1::SiteSummary;
 use godwit_shaping::Shaping;
 use settling::Settling;
 use sites::SiteState;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
@@ -28,19 +28,12 @@ enum Wake {
     Site(String),
 }
 
-/// What others may look at.
-#[derive(Debug, Default)]
-pub struct View {
-    pub sites: Mutex<BTreeMap<String, SiteSummary>>,
-    /// The shaping files, with the sites of their domains.
-    pub shaping: Mutex<Shaping>,
-}
-
 /// All that is known and under way.
 pub struct Dispatcher {
     shared: Arc<Shared>,
     actions: Arc<Mutex<Actions>>,
-    view: Arc<View>,
+    /// The shaping files, with the sites of their domains.
+    shaping: Arc<Mutex<Shaping>>,
     domains: HashMap<String, Domain>,
     sites: HashMap<String, SiteState>,
     /// By node: counts its snapshots.
@@ -61,12 +54,12 @@ struct SourceDown {
 }
 
 impl Dispatcher {
-    pub fn new(shared: Arc<Shared>, actions: Arc<Mutex<Actions>>, view: Arc<View>) -> Self {
+    pub fn new(shared: Arc<Shared>, actions: Arc<Mutex<Actions>>, shaping: Arc<Mutex<Shaping>>) -> Self {
         Self {
             snapshots: vec![0; shared.nodes.len()],
             shared,
             actions,
-            view,
+            shaping,
             domains: HashMap::new(),
             sites: HashMap::new(),
             lookups_waiting: VecDeque::new(),
@@ -109,8 +102,12 @@ impl Dispatcher {
             Event::Ended { crew, end } => self.hear_ended(&crew, end),
             Event::LaneSettled { domain, pool } => self.hear_lane_settled(&domain, &pool),
             Event::Actions { touched } => self.hear_actions(&touched),
+            Event::List { after, size, answer } => {
+                // Nobody waits any more: then nobody misses it.
+                let _ = answer.send(self.list(&after, size));
+            }
             Event::Sited { domain, site } => {
-                let mut shaping = lock(&self.view.shaping);
+                let mut shaping = lock(&self.shaping);
                 *shaping = shaping.clone().with_site(&domain, &site);
                 drop(shaping);
                 self.refresh_site(&site);

@@ -8,6 +8,8 @@ pub enum Error {
     Invalid { field: &'static str, what: String },
     #[error("{0} is not part of this version")]
     NotYet(&'static str),
+    #[error("egress is stopping")]
+    Stopping,
     /// The service cannot be built as it is configured.
     #[error("{0}")]
     Config(String),
@@ -19,6 +21,7 @@ impl From<Error> for Status {
         match error {
             Error::Invalid { .. } => Status::invalid_argument(text),
             Error::NotYet(_) => Status::unimplemented(text),
+            Error::Stopping => Status::unavailable(text),
             Error::Config(_) => Status::failed_precondition(text),
         }
     }

@@ -54,7 +54,7 @@ pub use config::{Config, PoolConfig, Route, SourceConfig};
 pub use error::Error;
 pub use service::Service;
 
-use crate::dispatch::{Dispatcher, View};
+use crate::dispatch::Dispatcher;
 use crate::limits::Limits;
 use crate::meters::Meters;
 use crate::node::{Around, Node};
@@ -103,8 +103,8 @@ pub async fn build(config: Config, deps: Deps, host: &Host) -> Result<Service, E
     let (events, heard) = mpsc::channel(EVENTS_MAX);
     let shared = Arc::new(share(&config, &deps, host, events)?);
     let actions = Arc::new(Mutex::default());
-    let view = Arc::new(View { shaping: Mutex::new(shaping.clone()), ..View::default() });
-    let dispatcher = Dispatcher::new(shared.clone(), Arc::clone(&actions), view.clone());
+    let files = Arc::new(Mutex::new(shaping.clone()));
+    let dispatcher = Dispatcher::new(shared.clone(), Arc::clone(&actions), files.clone());
     host.stop.spawn(dispatcher.run(heard));
     host.stop.spawn(tsa_watch::run(shared.clone(), deps.tsa, Arc::clone(&actions)));
     host.stop.spawn(find_sites(shared.clone(), shaping));
@@ -112,7 +112,7 @@ pub async fn build(config: Config, deps: Deps, host: &Host) -> Result<Service, E
     for node in &shared.nodes {
         start_node(&shared, node);
     }
-    Ok(Service { shared, actions, view })
+    Ok(Service { shared, actions, shaping: files })
 }
 
 fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>) -> Result<Shared, Error> {
@@ -143,6 +143,7 @@ fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>)
         lookups_max: config.lookups_max,
         connections: Arc::new(Semaphore::new(config.connections_max)),
         workers,
+        orders_known: CancellationToken::new(),
         events,
     })
 }

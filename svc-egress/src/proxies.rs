@@ -12,7 +12,10 @@ use tonic::Request;
 
 /// What is known now. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Proxies(Arc<Mutex<HashMap<String, Vec<(IpAddr, SocketAddr)>>>>);
+pub struct Proxies(Arc<Mutex<HashMap<String, Vec<Owned>>>>);
+
+/// An address to send from, and the SOCKS5 listener that does.
+type Owned = (IpAddr, SocketAddr);
 
 impl Proxies {
     /// Watches every proxy until the stop.

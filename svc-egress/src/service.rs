@@ -2,11 +2,10 @@
 
 use crate::actions::{Actions, Place};
 use crate::crew::lock;
-use crate::dispatch::View;
 use crate::error::Error;
 use crate::path::SitePath;
 use crate::route::Found;
-use crate::shared::Shared;
+use crate::shared::{Event, Shared};
 use crate::source::Source;
 use godwit_kit::config::Rate;
 use godwit_proto::Replies;
@@ -19,10 +18,10 @@ use godwit_proto::egress::v1::{
     ResumeResponse, SuspendSiteRequest, SuspendSiteResponse, SuspendSourceRequest, SuspendSourceResponse,
     TraceSessionsRequest, TraceSessionsResponse, egress_path,
 };
-use godwit_shaping::{Limit, Path, Query};
+use godwit_shaping::{Limit, Path, Query, Shaping};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::{Arc, Mutex};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -34,7 +33,7 @@ const PAGE_SIZE_DEFAULT: u32 = 100;
 pub struct Service {
     pub(crate) shared: Arc<Shared>,
     pub(crate) actions: Arc<Mutex<Actions>>,
-    pub(crate) view: Arc<View>,
+    pub(crate) shaping: Arc<Mutex<Shaping>>,
 }
 
 impl Service {
@@ -53,7 +52,7 @@ impl Service {
         };
         let mx_hosts: Vec<String> = route.hosts.iter().map(|host| host.name.clone()).collect();
         let query = Query { domain: &asked.domain, site: &route.site, mx_hosts: &mx_hosts, source: &source.name };
-        let shaping = lock(&self.view.shaping).clone();
+        let shaping = lock(&self.shaping).clone();
         let provider = shaping.provider_of(&asked.domain, &mx_hosts).unwrap_or_default().to_string();
         let place = Place { site: &route.site, source: &source.name, provider: &provider };
         let standing = lock(&self.actions).standing(place, self.shared.host.clock.now());
@@ -82,20 +81,18 @@ impl Service {
         }
     }
 
-    fn sites(&self, asked: &ListSitesRequest) -> Result<ListSitesResponse, Error> {
-        let page = asked.page.clone().unwrap_or_default();
+    async fn sites(&self, asked: ListSitesRequest) -> Result<ListSitesResponse, Error> {
+        let page = asked.page.unwrap_or_default();
         if page.size > PAGE_SIZE_MAX {
             let what = format!("must be at most {PAGE_SIZE_MAX}");
             return Err(Error::Invalid { field: "page.size", what });
         }
         let size = if page.size == 0 { PAGE_SIZE_DEFAULT } else { page.size } as usize;
-        let known = lock(&self.view.sites);
-        let after = if page.token.is_empty() { Bound::Unbounded } else { Bound::Excluded(page.token.clone()) };
-        let mut rest = known.range((after, Bound::Unbounded));
-        let sites: Vec<_> = rest.by_ref().take(size).map(|(_, site)| site.clone()).collect();
-        let last = sites.last().map(|site| site.site.clone()).unwrap_or_default();
-        let next_token = if rest.next().is_some() { last } else { String::new() };
-        Ok(ListSitesResponse { sites, next_token })
+        let (answer, listed) = oneshot::channel();
+        self.shared.say(Event::List { after: page.token, size, answer }).await;
+        let (sites, more) = listed.await.map_err(|_| Error::Stopping)?;
+        let last = sites.last().map(|site| site.site.clone()).filter(|_| more).unwrap_or_default();
+        Ok(ListSitesResponse { sites, next_token: last })
     }
 }
 
@@ -113,8 +110,8 @@ impl EgressService for Service {
     }
 
     async fn list_sites(&self, request: Request<ListSitesRequest>) -> Result<Response<ListSitesResponse>, Status> {
-        let _span = tracing::info_span!("list_sites").entered();
-        Ok(Response::new(self.sites(request.get_ref())?))
+        let span = tracing::info_span!("list_sites");
+        Ok(Response::new(self.sites(request.into_inner()).instrument(span).await?))
     }
 
     async fn list_connections(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// Outcomes of one call.
 const BATCH_MAX: usize = 1_000;
@@ -26,6 +26,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// An outcome on its way, with all that must last until it has arrived.
 pub struct Settling {
     pub outcome: Outcome,
+    /// Of the attempt, where it is traced; it ends when the outcome is on disk.
+    pub span: Span,
     /// Keeps the lease renewed.
     pub ticket: Ticket,
     /// The connection's allowance of unconfirmed outcomes.
@@ -74,16 +76,16 @@ impl Settler {
 
     async fn settle(&self, batch: Vec<Settling>) {
         self.meters.settled.observe(batch.len() as f64);
-        let (mut outcomes, mut tickets, mut permits) = (Vec::new(), Vec::new(), Vec::new());
-        for Settling { outcome, ticket, permit } in batch {
+        let (mut outcomes, mut spans, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for Settling { outcome, span, ticket, permit } in batch {
             outcomes.push(outcome);
-            tickets.push(ticket);
-            permits.push(permit);
+            spans.extend((!span.is_none()).then_some(span));
+            kept.push((ticket, permit));
         }
         let started = Instant::now();
         let mut failures = 0;
         loop {
-            match self.call(&outcomes).await {
+            match self.call(&outcomes, &spans).await {
                 Ok(results) => return self.count(&results),
                 Err(status) if !may_pass(&status) || started.elapsed() > self.patience() => {
                     tracing::error!(%status, outcomes = outcomes.len(), "outcomes lost: their mail may be sent again");
@@ -98,12 +100,12 @@ impl Settler {
         }
     }
 
-    async fn call(&self, outcomes: &[Outcome]) -> Result<Vec<i32>, Status> {
+    async fn call(&self, outcomes: &[Outcome], attempts: &[Span]) -> Result<Vec<i32>, Status> {
         let span = tracing::info_span!("settle", messages = outcomes.len());
-        outcomes
-            .iter()
-            .filter_map(|outcome| outcome.attempt_trace.as_ref())
-            .for_each(|attempt| trace::link(&span, attempt));
+        for attempt in attempts {
+            trace::link(&span, &trace::of(attempt));
+            trace::link(attempt, &trace::of(&span));
+        }
         let request = SettleRequest { egress_node: Some(self.egress_node.clone()), outcomes: outcomes.to_vec() };
         let answer = call::within(CALL_TIMEOUT, self.queue.settle(Request::new(request))).instrument(span).await?;
         Ok(answer.into_inner().results)

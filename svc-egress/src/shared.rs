@@ -9,10 +9,12 @@ use crate::route::{Found, Router};
 use crate::source::{Pool, Source};
 use crate::worker::End;
 use godwit_kit::Host;
+use godwit_proto::egress::v1::SiteSummary;
 use godwit_proto::queue::v1::watch_due_response::LaneDue;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub struct Shared {
@@ -31,6 +33,8 @@ pub struct Shared {
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     pub workers: TaskTracker,
+    /// The TSA's orders are known, or cannot be had for now: dispatch may begin.
+    pub orders_known: CancellationToken,
     /// To the dispatcher.
     pub events: mpsc::Sender<Event>,
 }
@@ -55,6 +59,8 @@ pub enum Event {
     LaneSettled { domain: String, pool: String },
     /// The TSA changed something.
     Actions { touched: crate::actions::Touched },
+    /// Somebody wants to see the sites after a name, at most so many; the answer says whether there are more.
+    List { after: String, size: usize, answer: oneshot::Sender<(Vec<SiteSummary>, bool)> },
     /// A shaping block's domain leads to this site.
     Sited { domain: String, site: String },
 }

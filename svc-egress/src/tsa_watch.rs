@@ -34,12 +34,15 @@ pub async fn run(shared: Arc<Shared>, peers: Peers<Tsa>, actions: Arc<Mutex<Acti
             let why = ended.err().map_or_else(|| "stream ended".into(), |status| status.to_string());
             shared.host.health.set("egress", "tsa", Err(format!("{}: {why}", peer.name)));
         }
+        // Nobody answers: mail flows under what is known.
+        shared.orders_known.cancel();
         failures += 1;
         tokio::select! {
             () = shared.host.clock.sleep(plan::call_backoff(failures)) => {}
             () = shared.host.stop.requested() => return,
         }
     }
+    shared.orders_known.cancel();
 }
 
 async fn watch(
@@ -69,6 +72,7 @@ async fn watch(
         if touched != Touched::Nothing {
             shared.say(Event::Actions { touched }).await;
         }
+        shared.orders_known.cancel();
     }
 }
 

@@ -7,11 +7,17 @@ use futures::StreamExt;
 use godwit_proto::queue::v1::{WatchDueRequest, WatchDueResponse};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tonic::{Request, Status};
+
+/// How long the first dispatch waits for a TSA.
+const ORDERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub async fn run(shared: Arc<Shared>, node: Arc<Node>) {
     let part = format!("queue {}", node.name);
     let mut failures = 0;
+    // A suspension that outlived a restart should hold from the first message on.
+    let _ = tokio::time::timeout(ORDERS_TIMEOUT, shared.orders_known.cancelled()).await;
     loop {
         let ended = tokio::select! {
             ended = watch(&shared, &node, &part, &mut failures) => ended,

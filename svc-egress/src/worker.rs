@@ -296,7 +296,7 @@ impl Open {
         let reusable = attempted.reusable;
         let outcome = self.outcome(delivery, attempted, &span, Facts { started, size_bytes });
         // The receiver outlives every connection.
-        let _ = node.settling.send(Settling { outcome, ticket, permit }).await;
+        let _ = node.settling.send(Settling { outcome, span, ticket, permit }).await;
         if reusable { OneSent::Reusable } else { OneSent::Broken }
     }
 

@@ -149,7 +149,7 @@ impl Dispatcher {
         let snapshot = self.snapshots[node];
         let mut touched = BTreeSet::new();
         let mut gone = Vec::new();
-        for (name, domain) in &mut self.domains {
+        for domain in self.domains.values_mut() {
             for lane in domain.lanes.iter_mut().filter(|lane| lane.seen[node] != snapshot && lane.due[node] > 0) {
                 let before = std::mem::take(&mut lane.due[node]);
                 if let (Way::Route(route), Some(pool), true) = (&domain.way, lane.pool, domain.announced[node]) {
@@ -159,7 +159,6 @@ impl Dispatcher {
             if let Way::Route(route) = &domain.way {
                 touched.insert(route.site.clone());
             }
-            let _ = name;
         }
         for (site, pool, before) in gone {
             self.sites.get(&site).into_iter().for_each(|site| site.shared.tell(node, pool, before, 0));
@@ -168,6 +167,9 @@ impl Dispatcher {
     }
 
     fn lead_to(&mut self, name: &str, route: Arc<Route>) {
+        if self.domains.get(name).is_some_and(|domain| matches!(domain.way, Way::Refused(_))) {
+            self.report_domain(name, State::Draining, "");
+        }
         let same = |domain: &Domain| matches!(&domain.way, Way::Route(before) if before.site == route.site);
         if !self.domains.get(name).is_some_and(same) {
             self.leave_site(name);

@@ -88,7 +88,6 @@ impl Dispatcher {
         let is_live = |state: &CrewState| state.hiring || state.crew.live_count.load(Ordering::Relaxed) > 0;
         if self.sites.get(site).is_some_and(|state| state.domains.is_empty() && !state.crews.values().any(is_live)) {
             self.sites.remove(site);
-            lock(&self.view.sites).remove(site);
         }
     }
 
@@ -182,7 +181,7 @@ impl Dispatcher {
     pub(super) fn report_domain(&self, name: &str, state: State, reason: &str) {
         let Some(domain) = self.domains.get(name) else { return };
         let report = Report { state, reason: reason.into(), until: None };
-        for lane in domain.lanes.iter().filter(|lane| state == State::Unresolved || lane.pool.is_none()) {
+        for lane in domain.lanes.iter().filter(|lane| state != State::NoSource || lane.pool.is_none()) {
             for node in lane.nodes_with_due() {
                 lane_work::report(&self.shared.nodes[node], name, &lane.pool_name, &report);
             }
@@ -221,7 +220,7 @@ impl Dispatcher {
         let mx_hosts: Vec<String> = state.shared.route().hosts.iter().map(|host| host.name.clone()).collect();
         let domain = state.domains.first().map_or("", String::as_str);
         let source = &self.shared.sources[source].name;
-        let shaping = lock(&self.view.shaping).clone();
+        let shaping = lock(&self.shaping).clone();
         let provider = shaping.provider_of(domain, &mx_hosts).unwrap_or_default().to_string();
         let place = Place { site, source, provider: &provider };
         let standing = lock(&self.actions).standing(place, self.shared.host.clock.now());

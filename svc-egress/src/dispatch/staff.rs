@@ -9,9 +9,7 @@ use crate::plan;
 use crate::shared::{Event, Shared};
 use crate::worker::{End, Worker};
 use futures::FutureExt;
-use godwit_proto::common::v1::{Lane, SmtpReply};
-use godwit_proto::convert::timestamp;
-use godwit_proto::egress::v1::SiteSummary;
+use godwit_proto::common::v1::SmtpReply;
 use godwit_proto::id::MessageId;
 use godwit_proto::queue::v1::RecipientResult;
 use godwit_proto::queue::v1::report_lane_request::State;
@@ -25,8 +23,6 @@ use tokio::time::Instant;
 
 /// How long to wait where this process has all the connections it may have.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
-/// Lanes that a summary lists.
-const LANES_SHOWN_MAX: usize = 100;
 
 impl Dispatcher {
     /// Fits the connections of a site to what is due.
@@ -54,7 +50,6 @@ impl Dispatcher {
         for (source, backlog) in wanted.into_iter().filter(|(_, backlog)| *backlog > 0) {
             self.staff(site, source, backlog);
         }
-        self.show(site, &due);
     }
 
     pub(super) fn hear_hired(&mut self, crew: &Arc<Crew>, wait: Option<Duration>) {
@@ -224,27 +219,6 @@ impl Dispatcher {
 
     fn crew_state(&mut self, crew: &Crew) -> Option<&mut CrewState> {
         self.sites.get_mut(&crew.site.name)?.crews.get_mut(&crew.source_index)
-    }
-
-    /// For those who look on.
-    fn show(&self, site: &str, due: &HashMap<PoolIndex, u64>) {
-        let Some(state) = self.sites.get(site) else { return };
-        let live = |crew: &CrewState| crew.crew.live_count.load(Ordering::Relaxed);
-        let report = state.reported.values().next();
-        let lanes = state.domains.iter().take(LANES_SHOWN_MAX).flat_map(|name| {
-            let lanes = self.domains.get(name).into_iter().flat_map(|domain| &domain.lanes);
-            lanes.map(|lane| Lane { routing_domain: name.clone(), egress_pool: lane.pool_name.clone() })
-        });
-        let summary = SiteSummary {
-            site: site.into(),
-            provider: state.crews.values().next().map(|crew| crew.crew.path().provider.clone()).unwrap_or_default(),
-            connection_count: state.crews.values().map(live).sum(),
-            due_count: due.values().sum(),
-            lanes: lanes.collect(),
-            waiting_for: report.map(|report| report.reason.clone()).unwrap_or_default(),
-            until: report.and_then(|report| report.until).map(timestamp),
-        };
-        lock(&self.view.sites).insert(site.into(), summary);
     }
 }
 

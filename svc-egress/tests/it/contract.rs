@@ -1,5 +1,6 @@
 //! The contract, near and through the codec.
 
+use crate::sink::{Script, Sink};
 use crate::world::Setup;
 use godwit_proto::egress::v1::{ListConnectionsRequest, ListSitesRequest, ResolvePathRequest};
 use godwit_proto::egress::{Egress, EgressServiceServer};
@@ -44,4 +45,19 @@ async fn what_is_wrong_is_named() {
         assert_eq!(status.code(), Code::Unimplemented);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_site_is_listed_with_its_lanes() {
+    let sink = Sink::start(Script::default()).await;
+    let world = Setup::to(sink.at).start().await;
+    world.queue.put(&["a@d.example"], "Subject: x\r\n\r\nhello\r\n");
+    world.queue.outcomes(1).await;
+    let near: Egress = Arc::new(world.service.clone());
+    let answer = near.list_sites(Request::new(ListSitesRequest::default())).await.unwrap().into_inner();
+    assert_eq!(answer.sites.len(), 1);
+    let site = &answer.sites[0];
+    assert_eq!((site.site.as_str(), site.connection_count), (sink.at.to_string().as_str(), 1));
+    assert_eq!(site.lanes[0].routing_domain, "d.example");
+    world.finish().await;
 }

@@ -71,20 +71,12 @@ async fn suspended_then_resumed() {
     let tsa = FakeTsa::new(vec![suspend]);
     let mut setup = Setup::to(sink.at);
     setup.tsa = Some(tsa.clone());
-    let board = {
-        let world = setup.start().await;
-        let mut changes = world.host.health.watch();
-        while !world.host.health.services().contains(&"egress") {
-            changes.changed().await.unwrap();
-        }
-        world
-    };
-    let world = board;
-    // Told before or after the mail: either way nothing is sent once it is known.
+    let world = setup.start().await;
     world.queue.put(&["a@d.example"], MESSAGE);
     let report = world.queue.reported(State::Suspended).await;
     assert_eq!(report.reason, "too many complaints");
     assert!(report.until.is_some());
+    assert_eq!(sink.heard().connection_count, 0, "orders are known before the first message is sent");
     tsa.0.send_replace(Vec::new());
     let outcome = world.queue.outcomes(1).await.remove(0);
     assert_eq!(outcome.recipients[0].result(), RecipientResult::Delivered);

@@ -1,5 +1,7 @@
 //! Egress against scripted peers: sinks on loopback sockets, a queue, a throttle and a TSA that are scripts in memory.
 
+#![allow(clippy::unwrap_used)]
+
 mod contract;
 mod dns;
 mod limits;

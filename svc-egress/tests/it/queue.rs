@@ -33,6 +33,8 @@ pub struct State {
     pub renewed: usize,
     pub released: usize,
     pub settle_failures: usize,
+    /// Streams of what is due that break at the next change.
+    pub streams_broken: usize,
     pub watched: Vec<WatchDueRequest>,
 }
 
@@ -111,6 +113,13 @@ impl FakeQueue {
         self.until("report", |state| state.reports.iter().find(|report| report.state() == wanted).cloned()).await
     }
 
+    fn breaks_stream(&self) -> bool {
+        let mut state = self.0.state.lock().unwrap();
+        let breaks = state.streams_broken > 0;
+        state.streams_broken -= usize::from(breaks);
+        breaks
+    }
+
     fn lanes(&self) -> Vec<LaneDue> {
         let state = self.0.state.lock().unwrap();
         let lane = |(domain, pool): &(String, String)| {
@@ -151,6 +160,9 @@ impl QueueService for FakeQueue {
                 version.changed().await.ok()?;
             }
             version.borrow_and_update();
+            if queue.breaks_stream() {
+                return None;
+            }
             let answer = WatchDueResponse { lanes: queue.lanes(), snapshot_done: first };
             Some((Ok(answer), (queue, version, false)))
         });
