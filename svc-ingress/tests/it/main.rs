@@ -1,4 +1,5 @@
 //! Ingress as its clients and its queues see it: sockets on one side, a scripted queue on the other.
+#![allow(clippy::unwrap_used)]
 
 mod dialogue;
 mod inject;

@@ -1,7 +1,7 @@
 //! A queue that does what the test has written down.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::pending,
     sync::{Arc, Mutex},
 };
@@ -41,6 +41,7 @@ pub struct FakeQueue {
     otherwise: Mutex<Option<Answer>>,
     pub calls: Mutex<Vec<Vec<MessageId>>>,
     kept: Mutex<Vec<EnqueueMessage>>,
+    ids: Mutex<HashSet<MessageId>>,
     keys: Mutex<HashMap<String, MessageId>>,
     pub withdrawn: Mutex<Vec<MessageId>>,
     pub too_late: Mutex<bool>,
@@ -112,12 +113,13 @@ impl FakeQueue {
     fn keep(&self, messages: Vec<EnqueueMessage>) -> v1::EnqueueResponse {
         let mut kept = self.kept.lock().unwrap();
         let mut keys = self.keys.lock().unwrap();
+        let mut ids = self.ids.lock().unwrap();
         let withdrawn = self.withdrawn.lock().unwrap();
         let mut results = Vec::new();
         for message in messages {
             let own = id(&message);
             let key = message.idempotency_key.clone();
-            let known = keys.get(&key).copied().or_else(|| kept.iter().map(id).find(|id| *id == own));
+            let known = keys.get(&key).copied().or_else(|| ids.get(&own).copied());
             let (outcome, id) = match known {
                 _ if withdrawn.contains(&own) => (enqueue_response::Outcome::Refused, own),
                 Some(id) => (enqueue_response::Outcome::Duplicate, id),
@@ -127,6 +129,7 @@ impl FakeQueue {
                 if !key.is_empty() {
                     keys.insert(key, own);
                 }
+                ids.insert(own);
                 kept.push(message);
             }
             results.push(enqueue_response::Result {
@@ -191,6 +194,7 @@ impl QueueService for FakeQueue {
         };
         let outcomes = vec![outcome.into(); ids.len()];
         if outcome == withdraw_response::Outcome::Withdrawn {
+            self.ids.lock().unwrap().retain(|kept| !ids.contains(kept));
             self.kept.lock().unwrap().retain(|message| !ids.contains(&id(message)));
         }
         self.withdrawn.lock().unwrap().extend(ids);
