@@ -19,7 +19,7 @@
 //! - **Only the committer writes to the log, and the index changes only after the sync.**
 //! - **No record counts that was not written by this spool, at this place** (`record::Key`).
 //! - **A segment goes only after what it says about others has been carried over** (`keeper`).
-//! - **`disk.rs` is the one file of the crate that says `std::fs`.**
+//! - **`disk.rs` is the one file of the crate that touches the file system.**
 
 mod committer;
 mod compact;
