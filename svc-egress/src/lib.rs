@@ -165,9 +165,10 @@ fn start_limits(shared: &Arc<Shared>) {
     });
 }
 
-/// Finds the sites of the shaping files' domains, so that their blocks hold for all that share them.
+/// Finds the sites of the shaping files' domains, so that their blocks hold for all that share them. Not of those that
+/// merely go where everything goes: their limits are not that host's.
 async fn find_sites(shared: Arc<Shared>, shaping: Shaping) {
-    for domain in shaping.domains_rolled_up() {
+    for domain in shaping.domains_rolled_up().filter(|domain| !shared.router.is_catch_all(domain)) {
         let found = tokio::select! {
             found = shared.router.find(domain) => found,
             () = shared.host.stop.requested() => return,

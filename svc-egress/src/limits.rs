@@ -141,7 +141,9 @@ impl Limits {
         let request = AcquireRequest { node: Some(self.0.node.clone()), requests: vec![request] };
         let answer = call::within(CALL_TIMEOUT, self.0.throttle.acquire(Request::new(request))).await;
         match self.heard(answer).map(|answer| answer.responses.into_iter().next()) {
-            Ok(Some(item)) if item.granted => Tokens::Granted(u32::try_from(item.count).unwrap_or(count).min(count)),
+            Ok(Some(item)) if item.granted && item.count > 0 => {
+                Tokens::Granted(u32::try_from(item.count).unwrap_or(count).min(count))
+            }
             Ok(Some(item)) => {
                 let wait = item.wait.as_ref().and_then(std_duration).unwrap_or(AWAY_WAIT);
                 Tokens::Wait { wait: wait.max(Duration::from_millis(1)), key: item.refusing_key }

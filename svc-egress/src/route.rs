@@ -98,6 +98,11 @@ impl Router {
         }
     }
 
+    /// The domain has no site of its own: it goes where everything goes.
+    pub fn is_catch_all(&self, routing_domain: &str) -> bool {
+        self.0.any.is_some() && !self.0.routes.contains_key(routing_domain)
+    }
+
     /// A host's addresses, as its path wants them; empty where it has none.
     ///
     /// # Errors
@@ -279,6 +284,7 @@ mod tests {
         for (domain, site) in [("a.example", "relay.example:25"), ("b.example", "127.0.0.1:2526")] {
             let Found::Route(route) = router.find(domain).await else { panic!("{domain} has no route") };
             assert_eq!(route.site, site);
+            assert_eq!(router.is_catch_all(domain), domain == "b.example");
             assert!(route.hosts[0].trusted);
         }
     }

@@ -166,7 +166,7 @@ impl Open {
         let wanted = plan::lease_messages(Pace {
             backlog: pick.backlog,
             connections: plan::connections(path.connection_limit(), pick.backlog).max(connected),
-            left: path.path.connections.max_deliveries_per_connection - self.sent_count,
+            left: path.path.connections.max_deliveries_per_connection.saturating_sub(self.sent_count).max(1),
             each: self.each,
         });
         let acquire =
