@@ -17,9 +17,11 @@ mod dispatch;
 mod recovery;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use claim::{Claim, Claimed, Next, WITHDRAWN_MAX, Withdrawal};
 pub use dispatch::{Granted, Picked, Terms};
+pub use view::View;
 
 use crate::finished::Finished;
 use crate::lane::{Key, Lanes, Name};

@@ -378,6 +378,11 @@ impl Queue {
     pub fn due_count(&self) -> u64 {
         self.flows.iter().map(|flow| flow.due.len() as u64).sum()
     }
+
+    /// Its longest due delivery.
+    pub fn oldest_due(&self) -> Option<Key> {
+        self.flows.iter().filter_map(|flow| flow.due.first()).min().map(|(_, key)| *key)
+    }
 }
 
 impl Label {

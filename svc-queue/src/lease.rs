@@ -102,6 +102,10 @@ impl Table {
         self.ends.first().map(|(ends, _)| *ends)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.iter().map(|(_, lease)| lease)
+    }
+
     pub fn len(&self) -> usize {
         self.leases.len()
     }

@@ -7,6 +7,7 @@
 //!                     events ◄── spool ◄── outcome ◄── Settle ◄──────────┘
 //! ```
 //! - [`service`]: the contract · `enqueue`, `leasing`, `settle`, `watch`, `withdraw`, `bodies`, `rates`: its calls
+//! - `admin`, `selector`: what operators see and do
 //! - [`core`]: every delivery in memory · [`lane`]: due order and fair turns · [`lease`], [`schedule`]: pure
 //! - `intake`, `outcome`, [`stored`]: between the contract, the core and the spool; pure
 //! - `driver`: what time does · `start`: recovery · `node`: what all of them share
@@ -15,6 +16,7 @@
 //! **Invariants**: memory says only what is durable: an operation owns its deliveries while it writes, and applies
 //! afterwards. An event is in the same append as the change that it records. Time comes from the host's clock alone.
 
+mod admin;
 mod bodies;
 mod conclude;
 pub mod config;
@@ -34,6 +36,7 @@ mod node;
 mod outcome;
 mod rates;
 pub mod schedule;
+mod selector;
 pub mod service;
 mod settle;
 pub mod spool;

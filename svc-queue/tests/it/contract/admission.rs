@@ -119,7 +119,7 @@ async fn a_bound_is_named_and_nothing_is_taken() {
 async fn a_sick_disk_or_a_stop_refuses() {
     both(|world| async move {
         world.accept(&["x@a.example"]).await;
-        world.disk.fail(Call::Write, 0, 1, EIO);
+        world.disk.fail(Call::Write, 0, 1_000, EIO);
         let request = || EnqueueRequest { messages: vec![message(MessageId::new(), &["x@a.example"])] };
         let status = world.queue.enqueue(Request::new(request())).await.unwrap_err();
         assert!(matches!(status.code(), Code::Unavailable | Code::Internal), "{status:?}");

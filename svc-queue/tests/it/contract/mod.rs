@@ -1,11 +1,15 @@
 //! What the queue's contract promises, each case near and through the codec. Time is paused and passes only when a case says
 //! so; the spool is on a disk in memory.
 
+#![allow(clippy::unwrap_used)]
+
+mod admin;
 mod admission;
 mod due;
 mod leases;
 mod outcomes;
 mod restart;
+mod trouble;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -20,6 +24,7 @@ use godwit_proto::queue::v1::{
     RecipientResult, RouteRequest, SettleRequest, WatchEventsRequest, route_request,
 };
 use godwit_proto::queue::{Queue, QueueServiceServer, at};
+use godwit_proto::throttle::Throttle;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -39,6 +44,7 @@ pub struct World {
     pub egress: NodeId,
     far: bool,
     config: Config,
+    throttle: Option<Throttle>,
     dir: Dir,
     /// While it lives, tokio does not pass time by itself.
     _still: mpsc::Sender<()>,
@@ -59,7 +65,7 @@ pub async fn both<F: Future<Output = ()>>(case: impl Fn(World) -> F) {
 
 pub async fn both_with<F: Future<Output = ()>>(config: Config, case: impl Fn(World) -> F) {
     for far in [false, true] {
-        case(World::new(config.clone(), far).await).await;
+        case(World::new(config.clone(), None, far).await).await;
     }
 }
 
@@ -73,23 +79,29 @@ fn handle(service: &Arc<Service>, far: bool) -> Queue {
     at(godwit_proto::wire(server))
 }
 
-async fn start(disk: &SimDisk, config: &Config, dir: &Dir, now: SystemTime) -> (Arc<Service>, Host) {
+async fn start(
+    disk: &SimDisk,
+    (config, throttle): (&Config, Option<Throttle>),
+    dir: &Dir,
+    now: SystemTime,
+) -> (Arc<Service>, Host) {
     let host = Host { clock: Clock::tokio(now), ..Host::new(NodeId(1)) };
     let small = spool::Config { segment_bytes: 1 << 20, ..config.spool() };
     let (spool, _) = Spool::open_on(small, Arc::new(disk.clone())).unwrap();
-    let deps = Deps { tsa: Peers::new(Vec::new()), throttle: None };
+    let deps = Deps { tsa: Peers::new(Vec::new()), throttle };
     (Arc::new(build_on(spool, config.clone(), &dir.0, deps, &host).await.unwrap()), host)
 }
 
 impl World {
-    async fn new(config: Config, far: bool) -> Self {
+    async fn new(config: Config, throttle: Option<Throttle>, far: bool) -> Self {
         let (still, until) = mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || until.recv());
         let disk = SimDisk::new(7);
         let dir = Dir(std::env::temp_dir().join(format!("godwit-{}", MessageId::new())));
-        let (service, host) = start(&disk, &config, &dir, UNIX_EPOCH + Duration::from_secs(1_800_000_000)).await;
+        let (service, host) =
+            start(&disk, (&config, throttle.clone()), &dir, UNIX_EPOCH + Duration::from_secs(1_800_000_000)).await;
         let queue = handle(&service, far);
-        Self { queue, service, host, disk, egress: NodeId(9), far, config, dir, _still: still }
+        Self { queue, service, host, disk, egress: NodeId(9), far, config, throttle, dir, _still: still }
     }
 
     /// Power is cut, and the queue comes up again on what the disk kept.
@@ -101,10 +113,10 @@ impl World {
         // The keys' folder is locked until the last user has gone.
         self.queue = at(godwit_proto::wire(tonic::service::Routes::default().prepare()));
         assert!(self.host.stop.finish(MINUTE).await);
-        let Self { egress, far, config, dir, _still, service, .. } = self;
+        let Self { egress, far, config, throttle, dir, _still, service, .. } = self;
         drop(service);
-        let (service, host) = start(&disk, &config, &dir, now).await;
-        Self { queue: handle(&service, far), service, host, disk, egress, far, config, dir, _still }
+        let (service, host) = start(&disk, (&config, throttle.clone()), &dir, now).await;
+        Self { queue: handle(&service, far), service, host, disk, egress, far, config, throttle, dir, _still }
     }
 
     /// Time passes, and whoever has waited for it runs.
