@@ -150,3 +150,31 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_have_no_fault_and_every_fault_is_found() {
+        let faults = |text: &str| {
+            let config: Config = toml::from_str(text).unwrap();
+            let mut faults = Faults::default();
+            config.check(&mut faults);
+            faults.0.into_iter().map(|fault| fault.key).collect::<Vec<_>>()
+        };
+        assert_eq!(faults(""), Vec::<String>::new());
+        let text = r#"
+            retry_interval = "1h"
+            max_retry_interval = "20m"
+            max_age = "0s"
+            lease_duration = "11m"
+            max_message_rate = "100/min"
+            [spool]
+            segment_bytes = "1KiB"
+        "#;
+        let expected =
+            ["queue.max_age", "queue.max_retry_interval", "queue.lease_duration", "queue.spool.segment_bytes"];
+        assert_eq!(faults(text), expected);
+    }
+}

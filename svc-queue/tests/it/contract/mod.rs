@@ -6,6 +6,7 @@
 mod admin;
 mod admission;
 mod due;
+mod law;
 mod leases;
 mod outcomes;
 mod restart;

@@ -31,7 +31,7 @@ async fn outcomes_that_could_not_be_written_may_be_told_again() {
                 Ok(answer) => break answer.into_inner().results().next().unwrap(),
                 Err(status) => assert_eq!(status.code(), Code::Unavailable),
             }
-            tokio::task::spawn_blocking(|| std::thread::yield_now()).await.unwrap();
+            tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
         };
         assert_eq!((verdict, world.kinds().await.len()), (Verdict::Applied, 2));
     })
