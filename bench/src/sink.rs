@@ -112,6 +112,7 @@ struct Shared {
     taken: Mutex<Vec<Taken>>,
     sums: Mutex<Vec<(String, Sum)>>,
     count: AtomicUsize,
+    peers: Mutex<Vec<SocketAddr>>,
     connections: AtomicUsize,
     open: AtomicUsize,
     changed: tokio::sync::Notify,
@@ -129,6 +130,7 @@ impl Sink {
             taken: Mutex::default(),
             sums: Mutex::default(),
             count: AtomicUsize::new(0),
+            peers: Mutex::default(),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             changed: tokio::sync::Notify::new(),
@@ -148,6 +150,11 @@ impl Sink {
     /// Since the start.
     pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Where they came from, since the start.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Now.
@@ -192,6 +199,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
         match listener.accept().await {
             Ok(connection) => {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
+                shared.peers.lock().unwrap_or_else(PoisonError::into_inner).push(connection.peer);
                 running.spawn(Session::new(connection, shared.clone()).run());
             }
             // The world in memory is gone.

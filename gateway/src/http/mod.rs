@@ -1,0 +1,67 @@
+//! The HTTP front door: the injection API, metrics and health.
+
+pub mod auth;
+pub mod content;
+mod health;
+mod inject;
+mod request;
+
+use crate::config::Gateway;
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use godwit_kit::Host;
+use godwit_kit::peers::Peers;
+use godwit_proto::ingress::Ingress;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tower_http::decompression::RequestDecompressionLayer;
+
+/// Of a request after decompression: the largest message (25 MiB) in base64.
+const REQUEST_BYTES_MAX: usize = 40 << 20;
+
+/// What the handlers share.
+pub(crate) struct Door {
+    ingresses: Peers<Ingress>,
+    callers: auth::Callers,
+    host: Host,
+    injected: godwit_kit::metrics::Counters,
+}
+
+/// Serves until the host stops. Returns once it listens, with the bound address.
+///
+/// # Errors
+/// An address that cannot be listened at.
+pub async fn serve(config: &Gateway, ingresses: Peers<Ingress>, host: &Host) -> Result<SocketAddr> {
+    let injected = host.metrics.counters(
+        "godwit_gateway_injections_total",
+        "Recipients by the API's answer.",
+        &["outcome"],
+    );
+    let door = Door { ingresses, callers: auth::Callers::new(&config.tokens), host: host.clone(), injected };
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("gateway.listen = {}", config.listen))?;
+    let bound = listener.local_addr()?;
+    let stop = host.stop.clone();
+    host.health.set("gateway", "started", Ok(()));
+    host.stop.spawn(async move {
+        let served = axum::serve(listener, router(door)).with_graceful_shutdown(stop.token().cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "HTTP server ended");
+        }
+    });
+    Ok(bound)
+}
+
+fn router(door: Door) -> Router {
+    Router::new()
+        .route("/api/inject/v1", post(inject::inject))
+        .route("/metrics", get(health::metrics))
+        .route("/healthz/live", get(health::live))
+        .route("/healthz/ready", get(health::ready))
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(RequestDecompressionLayer::new())
+        .with_state(Arc::new(door))
+}
