@@ -102,8 +102,8 @@ impl Section for Config {
             ("max_age", self.max_age),
         ];
         for (key, value) in durations {
-            if value < Duration::from_secs(1) {
-                faults.add(format!("queue.{key}"), "must be at least 1s");
+            if value < Duration::from_millis(10) {
+                faults.add(format!("queue.{key}"), "must be at least 10ms");
             }
         }
         if self.max_retry_interval.is_some_and(|most| most < self.retry_interval) {
