@@ -100,7 +100,9 @@ async fn receiver() -> (Receiver, String) {
 /// Sends a message whose first attempt fails, checks its traces, and gives back the shapes of its spans.
 async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
     let script = Script::new([(Step::Rcpt, "a@", reply("451 4.7.1 Later"))]);
-    let world = World::start(placement, script, Settings::default()).await;
+    // A rate, so that tokens are acquired at all.
+    let settings = Settings { shaping_default: "max_message_rate = \"100/s\"".into(), ..Settings::default() };
+    let world = World::start(placement, script, settings).await;
     let id = world.send(&["a@one.test"], "Subject: x\r\n\r\ny").await.to_string();
     world.events_until(|events| of_kind(events, EventKind::Delivery).len() == 1).await;
 
@@ -112,7 +114,7 @@ async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
         .wait("two attempts", |seen| Some(of_message(seen, "godwit-egress")).filter(|attempts| attempts.len() >= 2))
         .await;
     let attempt = |number: &str| {
-        let found = attempts.iter().find(|span| span.attribute("attempt").as_deref() == Some(number));
+        let found = attempts.iter().find(|span| span.attribute("godwit.attempt").as_deref() == Some(number));
         found.unwrap_or_else(|| panic!("no attempt {number} in {attempts:#?}"))
     };
     let (first, second) = (attempt("1"), attempt("2"));

@@ -4,8 +4,8 @@ use crate::dns::{Dns, Domain};
 use anyhow::Result;
 use bench::sink::{Action, Behaviour, Keep, Sink};
 use gateway::compose::{self, Running};
-use godwit_kit::config::{Document, Faults};
-use godwit_kit::connect;
+use godwit_kit::config::{Document, Faults, Telemetry};
+use godwit_kit::{connect, telemetry};
 use godwit_kit::net::Net;
 use godwit_proto::common::v1::{Cursor, Event, EventKind};
 use godwit_proto::id::MessageId;
@@ -118,7 +118,6 @@ pub fn at_sink() -> Vec<(&'static str, Domain)> {
 
 /// The world of one scenario.
 pub struct World {
-    pub placement: Placement,
     pub folder: Folder,
     pub sink: Sink,
     pub processes: Vec<Process>,
@@ -128,13 +127,17 @@ pub struct World {
     pub queue_address: String,
     pub throttle_address: String,
     pub tsa_address: String,
-    pub egress_address: String,
     settings: Settings,
     dns: Dns,
 }
 
 impl World {
     pub async fn start(placement: Placement, behaviour: impl Behaviour, settings: Settings) -> Self {
+        // To see what happens: GODWIT_TEST_LOG=debug cargo test … --nocapture
+        if let Ok(log_filter) = std::env::var("GODWIT_TEST_LOG") {
+            let config = Telemetry { log_filter, ..Telemetry::default() };
+            let _ = telemetry::init(&config, "node_test");
+        }
         let at = "127.0.0.1:0".parse().unwrap();
         let sink = Sink::start(&Net::Tcp, at, Keep::Content, behaviour).await.unwrap();
         Self::around(placement, sink, settings).await
@@ -159,7 +162,6 @@ impl World {
         };
         let queue = queue::at(connect::road(&placed.queue).unwrap().wire);
         Self {
-            placement,
             folder,
             sink,
             smtp: placed.smtp,
@@ -168,7 +170,6 @@ impl World {
             queue_address: placed.queue,
             throttle_address: placed.throttle,
             tsa_address: placed.tsa,
-            egress_address: placed.egress,
             processes: placed.processes,
             settings,
             dns,
@@ -273,7 +274,8 @@ pub async fn send_to(smtp: SocketAddr, to: &[&str], content: &str) -> Result<Mes
             say(&mut stream, &format!("RCPT TO:<{recipient}>\r\n"), "250").await?;
         }
         say(&mut stream, "DATA\r\n", "354").await?;
-        let reply = say(&mut stream, &format!("{content}\r\n.\r\n"), "250").await?;
+        let stuffed = format!("{content}\r\n").replace("\r\n.", "\r\n..");
+        let reply = say(&mut stream, &format!("{stuffed}.\r\n"), "250").await?;
         say(&mut stream, "QUIT\r\n", "221").await?;
         let place = reply.find("msg_").ok_or(reply.clone())?;
         reply[place..place + 30].parse().map_err(|_| reply.clone())
@@ -300,7 +302,6 @@ struct Placed {
     queue: String,
     throttle: String,
     tsa: String,
-    egress: String,
 }
 
 /// The configuration's texts.
@@ -325,8 +326,7 @@ impl Sections<'_> {
             http: all.running.http.unwrap(),
             queue: at.clone(),
             throttle: at.clone(),
-            tsa: at.clone(),
-            egress: at,
+            tsa: at,
             processes: vec![all],
         }
     }
@@ -345,15 +345,13 @@ impl Sections<'_> {
         let gateway = self.process("gateway", door, &[("ingress", &[&ingress_at])]).await;
         let (smtp, http) = (ingress.running.smtp[0], gateway.running.http.unwrap());
         let mut processes = vec![throttle, tsa, proxy, queue, ingress, gateway];
-        let mut egress_at = String::new();
         if !self.settings.without_egress {
             let queues: (&str, &[&str]) = ("queue", &[&queue_at]);
             let peers = [leaves[0], leaves[1], queues, ("proxy", &[&proxy_at])];
             let egress = self.process("egress", &self.egress(), &peers).await;
-            egress_at = egress.address();
             processes.push(egress);
         }
-        Placed { processes, smtp, http, queue: queue_at, throttle: throttle_at, tsa: tsa_at, egress: egress_at }
+        Placed { processes, smtp, http, queue: queue_at, throttle: throttle_at, tsa: tsa_at }
     }
 
     async fn process(&self, name: &str, section: &str, peers: &[(&str, &[&str])]) -> Process {
@@ -379,7 +377,7 @@ impl Sections<'_> {
     }
 
     fn queue(&self) -> String {
-        format!("[queue]\nretry_interval = \"200ms\"\nmax_retry_interval = \"1s\"\n{}\n", self.settings.queue)
+        format!("[queue]\nretry_interval = \"1s\"\nmax_retry_interval = \"1s\"\n{}\n", self.settings.queue)
             .replace_doubled("retry_interval", &self.settings.queue)
     }
 
@@ -404,7 +402,7 @@ trait ReplaceDoubled {
 
 impl ReplaceDoubled for String {
     fn replace_doubled(self, key: &str, own: &str) -> String {
-        if own.lines().any(|line| line.starts_with(key)) { self.replacen("retry_interval = \"200ms\"\n", "", 1) } else { self }
+        if own.lines().any(|line| line.starts_with(key)) { self.replacen("retry_interval = \"1s\"\n", "", 1) } else { self }
     }
 }
 
