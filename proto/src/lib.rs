@@ -20,7 +20,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The largest message that a call may carry, both ways, in bytes: a batch of inline bodies.
 pub const CALL_BYTES_MAX: usize = 64 << 20;
 
-/// Bodies up to this size ride inside `Enqueue` and `Lease`; larger ones by `PutBody` and `ReadBody`. In bytes.
+/// Bodies up to this size should ride inside `Enqueue`, and do inside `Lease`; larger ones by `PutBody` and `ReadBody`. In bytes.
 pub const INLINE_BYTES_MAX: usize = 1 << 20;
 
 #[allow(clippy::all, clippy::unwrap_used)]

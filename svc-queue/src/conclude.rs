@@ -11,9 +11,8 @@ use godwit_proto::common::v1::Event;
 use prost::Message;
 use std::sync::Arc;
 
-/// Bodies come with envelopes when they are read, so a step reads no more than this, beyond the first.
-pub const STEP_BYTES_MAX: u64 = 8 << 20;
-pub const STEP_COUNT_MAX: usize = 1_000;
+/// Deliveries of one step, each with an envelope to be read.
+pub const STEP_COUNT_MAX: usize = 250;
 
 /// What is to become of one delivery.
 pub struct Plan {
@@ -26,7 +25,7 @@ pub struct Plan {
 pub async fn read_metas(node: &Node, claimed: &[Claimed]) -> Result<Vec<Meta>, Error> {
     let missing: Vec<u128> =
         claimed.iter().filter(|claimed| claimed.meta.is_empty()).map(|claimed| claimed.id.message.0).collect();
-    let mut read = if missing.is_empty() { Vec::new() } else { node.spool.read(missing).await? }.into_iter();
+    let mut read = if missing.is_empty() { Vec::new() } else { node.spool.read_up_to(missing, 0).await? }.into_iter();
     let meta = |claimed: &Claimed| {
         let stored = if claimed.meta.is_empty() {
             read.next().and_then(Lookup::found).map(|stored| stored.meta).unwrap_or_default()

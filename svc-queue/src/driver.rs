@@ -1,6 +1,6 @@
 //! The queue's own clockwork: what falls due, which leases run out, whose age has come. One task, which sleeps until then.
 
-use crate::conclude::{self, STEP_BYTES_MAX, STEP_COUNT_MAX};
+use crate::conclude::{self, STEP_COUNT_MAX};
 use crate::core::{Advanced, Claimed, Next};
 use crate::events::codec;
 use crate::lane::Key;
@@ -65,39 +65,22 @@ async fn report_held(node: Arc<Node>, held: Vec<Key>) {
         tracing::error!(delivery = %claimed.id, queue = %claimed.label.queue_name(), count, "held: its leases ran out");
     }
     let now_ms = node.now_ms();
-    for step in steps(claimed) {
+    for step in claimed.chunks(STEP_COUNT_MAX) {
         let reply = SmtpReply::internal(451, (4, 3, 0), format!("{count} leases ran out one after another"));
-        let metas = conclude::read_metas(&node, &step).await;
+        let metas = conclude::read_metas(&node, step).await;
         let metas = metas.unwrap_or_else(|_| step.iter().map(|_| Default::default()).collect());
         let event = |(claimed, meta): (&Claimed, _)| Record::Event {
             of: None,
             payload: codec::encode(&about_open(EventKind::Delayed, claimed, &meta, reply.clone(), now_ms)),
         };
         node.append_later(step.iter().zip(metas).map(event).collect(), "delays");
-        conclude::restore(&node, &step);
+        conclude::restore(&node, step);
     }
-}
-
-/// Batches whose messages may be read at once.
-fn steps(claimed: Vec<Claimed>) -> Vec<Vec<Claimed>> {
-    let mut steps: Vec<Vec<Claimed>> = Vec::new();
-    let mut bytes = 0;
-    for claimed in claimed {
-        bytes += u64::from(claimed.size_bytes);
-        match steps.last_mut() {
-            Some(step) if step.len() < STEP_COUNT_MAX && bytes <= STEP_BYTES_MAX => step.push(claimed),
-            Some(_) | None => {
-                bytes = u64::from(claimed.size_bytes);
-                steps.push(vec![claimed]);
-            }
-        }
-    }
-    steps
 }
 
 async fn expire(node: Arc<Node>, expired: Vec<Key>) {
-    let claimed = node.with(|core, _| expired.into_iter().map(|key| core.claimed(key)).collect());
-    for step in steps(claimed) {
+    let claimed: Vec<Claimed> = node.with(|core, _| expired.into_iter().map(|key| core.claimed(key)).collect());
+    for step in claimed.chunks(STEP_COUNT_MAX) {
         let now_ms = node.now_ms();
         let reply = SmtpReply::internal(551, (5, 4, 7), "delivery time expired");
         let plan = |claimed: &Claimed, meta: &mut _| {
@@ -105,7 +88,7 @@ async fn expire(node: Arc<Node>, expired: Vec<Key>) {
             node.metrics.recipients.with_label_values(&["expired"]).inc_by(event.recipients.len() as u64);
             (Next::Finished, vec![event])
         };
-        if let Err(error) = conclude::try_conclude(&node, &step, plan).await {
+        if let Err(error) = conclude::try_conclude(&node, step, plan).await {
             tracing::warn!(%error, count = step.len(), "not expired: tried again");
             node.with(|core, now_ms| {
                 step.iter().for_each(|claimed| core.postpone_expiry(claimed.key, now_ms + AGAIN_MS, now_ms));

@@ -4,7 +4,6 @@ use crate::idempotency::{Claim, Content, Key};
 use crate::schedule::{Schedule, Window, millis};
 use crate::stored::{Head, Meta};
 use bytes::Bytes;
-use godwit_proto::INLINE_BYTES_MAX;
 use godwit_proto::common::v1::{Body, Envelope, body};
 use godwit_proto::convert::system_time;
 use godwit_proto::id::MessageId;
@@ -225,9 +224,6 @@ pub fn since_epoch_ms(time: SystemTime) -> u64 {
 fn source(body: Option<Body>, limits: &Limits) -> Result<Source, Refusal> {
     let Some(Body { content: Some(content), size_bytes }) = body else { return refuse("body", "missing") };
     match content {
-        body::Content::Inline(inline) if inline.len() > INLINE_BYTES_MAX => {
-            refuse("body.inline", format!("larger than {INLINE_BYTES_MAX} bytes: use PutBody"))
-        }
         body::Content::Inline(inline) if size_bytes != 0 && size_bytes != inline.len() as u64 => {
             refuse("body.size_bytes", format!("{size_bytes}, but the body has {}", inline.len()))
         }
@@ -336,8 +332,8 @@ mod tests {
         check(&|m| m.window = Some(SendWindow { days: vec![9], ..SendWindow::default() }), "window.days");
         let shut = SendWindow { start_minute: 0, end_minute: 1, ..SendWindow::default() };
         check(&|m| (m.window, m.expires) = (Some(shut.clone()), at(1_000_060)), "window");
-        let large = Bytes::from(vec![b'x'; INLINE_BYTES_MAX + 1]);
-        check(&|m| m.body.as_mut().unwrap().content = Some(body::Content::Inline(large.clone())), "body.inline");
+        let large = Body { content: Some(body::Content::Inline(vec![b'x'; (1 << 21) + 1].into())), size_bytes: 0 };
+        check(&|m| m.body = Some(large.clone()), "body");
     }
 
     #[test]

@@ -27,9 +27,11 @@ use tracing::Instrument;
 
 const MESSAGES_MAX: u32 = 1_000;
 const BYTES_DEFAULT: u64 = 16 << 20;
-/// What a call may carry, less the largest body and its envelope.
+/// Bodies in sum, also those that are streamed afterwards.
 const BYTES_MAX: u64 = 32 << 20;
 const WAIT_MS_MAX: u64 = 30_000;
+/// What an answer may hold, envelopes included, beyond the first delivery.
+const ANSWER_BYTES_MAX: usize = godwit_proto::CALL_BYTES_MAX / 2;
 
 pub async fn lease(node: &Arc<Node>, request: LeaseRequest) -> Result<LeaseResponse, Error> {
     let egress = egress_node(&request.egress_node)?;
@@ -43,13 +45,20 @@ pub async fn lease(node: &Arc<Node>, request: LeaseRequest) -> Result<LeaseRespo
         return Err(Error::invalid("wait_ms", format!("above {WAIT_MS_MAX}")));
     }
     let lease_ms = lease_ms(node, request.lease_ms)?;
-    let hold = Hold::of(node, &request.site);
+    if node.host.stop.is_requested() {
+        return Err(Error::Stopping);
+    }
+    let hold = Hold::of(node, &request);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(request.wait_ms);
     loop {
         let deliveries = take(node, &request, &hold, (egress, lease_ms)).await?;
         let waited = tokio::time::Instant::now() >= deadline || node.host.stop.is_requested();
         if !deliveries.is_empty() || waited {
             let (remaining_due, next_due) = node.with(|core, _| core.lanes.outlook(hold.site, &request.egress_pools));
+            if !deliveries.is_empty() && remaining_due > 0 {
+                // Whoever waits beside us may have been told of ours alone.
+                hold.bell.notify_one();
+            }
             return Ok(LeaseResponse { deliveries, remaining_due, next_due: next_due.map(outcome::instant) });
         }
         tokio::select! {
@@ -80,9 +89,9 @@ struct Hold {
 }
 
 impl Hold {
-    fn of(node: &Arc<Node>, name: &str) -> Self {
-        let site = node.with(|core, _| core.lanes.hold_site(name));
-        Self { node: node.clone(), site, bell: node.hunger(site) }
+    fn of(node: &Arc<Node>, request: &LeaseRequest) -> Self {
+        let site = node.with(|core, _| core.lanes.hold_site(&request.site));
+        Self { node: node.clone(), site, bell: node.hunger(site, &request.egress_pools) }
     }
 }
 
@@ -128,7 +137,8 @@ async fn read(
     lease_ms: u64,
 ) -> Result<Vec<LeasedDelivery>, Error> {
     let picked = rates::allow(&node, picked).await;
-    let lookups = match node.spool.read(picked.iter().map(|picked| picked.message).collect()).await {
+    let messages = picked.iter().map(|picked| picked.message).collect();
+    let lookups = match node.spool.read_up_to(messages, INLINE_BYTES_MAX).await {
         Ok(lookups) => lookups,
         Err(error) => {
             node.with(|core, now_ms| picked.iter().for_each(|picked| core.put_back(picked.key, now_ms, now_ms)));
@@ -138,7 +148,8 @@ async fn read(
     let readable = sort(&node, picked, lookups);
     let granted = node.with(|core, now_ms| {
         let grant = |(picked, stored, meta): (Picked, Stored, Meta)| {
-            (core.grant(picked.key, egress, now_ms + lease_ms, stored.meta), stored.body, meta)
+            let body = body_of(&picked, stored.body);
+            (core.grant(picked.key, egress, now_ms + lease_ms, stored.meta), body, meta)
         };
         readable.into_iter().map(grant).collect::<Vec<_>>()
     });
@@ -179,7 +190,18 @@ fn set_aside(node: &Node, picked: &Picked) {
     node.with(|core, now_ms| core.set_aside(picked.key, now_ms));
 }
 
-fn leased(granted: Granted, body: Bytes, mut meta: Meta) -> LeasedDelivery {
+/// A large one stays in the spool.
+fn body_of(picked: &Picked, body: Bytes) -> Body {
+    let size_bytes = u64::from(picked.size_bytes);
+    let content = if size_bytes > INLINE_BYTES_MAX as u64 {
+        body::Content::Stored(godwit_proto::id::MessageId(picked.message).into())
+    } else {
+        body::Content::Inline(body)
+    };
+    Body { content: Some(content), size_bytes }
+}
+
+fn leased(granted: Granted, body: Body, mut meta: Meta) -> LeasedDelivery {
     let span = tracing::Span::current();
     if let Some(context) = &meta.trace {
         trace::link(&span, context);
@@ -191,12 +213,6 @@ fn leased(granted: Granted, body: Bytes, mut meta: Meta) -> LeasedDelivery {
         let recipient = recipients.get_mut(usize::from(*index)).map(std::mem::take)?;
         Some(OpenRecipient { index: u32::from(*index), recipient: Some(recipient) })
     });
-    let size_bytes = body.len() as u64;
-    let content = if body.len() > INLINE_BYTES_MAX {
-        body::Content::Stored(granted.id.message.into())
-    } else {
-        body::Content::Inline(body)
-    };
     LeasedDelivery {
         recipients: open.collect(),
         delivery_id: Some(granted.id.into()),
@@ -204,7 +220,7 @@ fn leased(granted: Granted, body: Bytes, mut meta: Meta) -> LeasedDelivery {
         lease_id: Some(granted.lease.into()),
         attempt: granted.attempts + 1,
         envelope: Some(envelope),
-        body: Some(Body { content: Some(content), size_bytes }),
+        body: Some(body),
         metadata: meta.metadata,
         queue_name: Some(granted.label.queue_name()),
         egress_pool: granted.label.egress_pool.as_ref().into(),

@@ -1,6 +1,6 @@
 //! Settle and SettleLane: outcomes become durable together with their events, one append a batch.
 
-use crate::conclude::{self, Plan, STEP_BYTES_MAX, STEP_COUNT_MAX};
+use crate::conclude::{self, Plan, STEP_COUNT_MAX};
 use crate::core::{Claim, Claimed, Next};
 use crate::error::Error;
 use crate::node::Node;
@@ -166,8 +166,7 @@ async fn settle_due(node: Arc<Node>, request: SettleLaneRequest) -> Result<Settl
     let mut left = count_max.min(node.with(|core, _| core.lanes.lane_due_count(&domain, &pool)) as usize);
     let mut settled_count = 0;
     while left > 0 {
-        let bounds = (left.min(STEP_COUNT_MAX), STEP_BYTES_MAX);
-        let claimed = node.with(|core, _| core.claim_due(&domain, &pool, bounds));
+        let claimed = node.with(|core, _| core.claim_due(&domain, &pool, left.min(STEP_COUNT_MAX)));
         if claimed.is_empty() {
             break;
         }

@@ -27,6 +27,8 @@ const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
 /// Deliveries that one page of a listing looks at.
 const SEEN_MAX: usize = 100_000;
+/// Envelopes in one page, beyond the first.
+const PAGE_BYTES_MAX: usize = 16 << 20;
 
 pub fn summarise(node: &Node, request: SummariseRequest) -> Result<SummariseResponse, Error> {
     let order = request.order();
@@ -84,14 +86,20 @@ pub async fn list(node: &Arc<Node>, request: ListMessagesRequest) -> Result<List
         "" => 0,
         token => token.parse().map_err(|_| Error::invalid("page.token", "not from an answer of this call"))?,
     };
-    let (views, next) = node.with(|core, _| {
+    let (views, mut next) = node.with(|core, _| {
         let (keys, next) = core.page(from, (size, SEEN_MAX), |label, message| selector.matches(label, message));
         (keys.into_iter().filter_map(|key| Some((core.view(key)?, waiting(core, key)))).collect::<Vec<_>>(), next)
     });
-    let stored = node.spool.read(views.iter().map(|(view, _)| view.message).collect()).await?;
+    let stored = node.spool.read_up_to(views.iter().map(|(view, _)| view.message).collect(), 0).await?;
     let mut messages: Vec<MessageSummary> = Vec::new();
+    let mut bytes = 0;
     for ((view, waiting_for), lookup) in views.into_iter().zip(stored) {
         let meta = meta(&lookup);
+        bytes += meta.encoded_len();
+        if bytes > PAGE_BYTES_MAX && !messages.is_empty() {
+            next = Some(view.key);
+            break;
+        }
         let delivery = delivery(&view, &meta, waiting_for);
         match messages.iter_mut().find(|message| message.message_id == Some(MessageId(view.message).into())) {
             Some(message) => message.deliveries.push(delivery),

@@ -96,15 +96,12 @@ impl Core {
         }
     }
 
-    /// The longest due of a lane, at most so many and, beyond the first, so many bytes.
-    pub fn claim_due(&mut self, domain: &str, egress_pool: &str, (count_max, bytes_max): (usize, u64)) -> Vec<Claimed> {
+    /// The longest due of a lane, at most so many.
+    pub fn claim_due(&mut self, domain: &str, egress_pool: &str, count_max: usize) -> Vec<Claimed> {
         let mut claimed = Vec::new();
-        let mut bytes = 0;
-        while let Some(key) = self.lanes.oldest_due(domain, egress_pool) {
-            bytes += u64::from(self.deliveries[key as usize].size_bytes);
-            if claimed.len() >= count_max || (bytes > bytes_max && !claimed.is_empty()) {
-                break;
-            }
+        while claimed.len() < count_max
+            && let Some(key) = self.lanes.oldest_due(domain, egress_pool)
+        {
             claimed.push(self.take(key));
         }
         claimed

@@ -143,12 +143,17 @@ impl Spool {
 
     /// Whole messages, in the order asked.
     pub async fn read(&self, ids: Vec<Id>) -> Result<Vec<Lookup>, Error> {
+        self.read_up_to(ids, usize::MAX).await
+    }
+
+    /// The same without bodies that are larger than `body_bytes_max`: those come empty, and are neither read nor verified.
+    pub async fn read_up_to(&self, ids: Vec<Id>, body_bytes_max: usize) -> Result<Vec<Lookup>, Error> {
         let mut found = read::from_cache(&self.shared, &ids);
         let missing: Vec<usize> = (0..ids.len()).filter(|&i| found[i].is_none()).collect();
         if !missing.is_empty() {
             let shared = self.shared.clone();
             let wanted: Vec<Id> = missing.iter().map(|&i| ids[i]).collect();
-            let lookups = blocking(move || read::read_many(&shared, &wanted)).await?;
+            let lookups = blocking(move || read::read_many(&shared, &wanted, body_bytes_max)).await?;
             missing.into_iter().zip(lookups).for_each(|(i, lookup)| found[i] = Some(lookup));
         }
         Ok(found.into_iter().map(|lookup| lookup.unwrap_or(Lookup::Missing)).collect())

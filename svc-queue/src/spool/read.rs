@@ -21,8 +21,11 @@ pub fn from_cache(shared: &Shared, ids: &[Id]) -> Vec<Option<Lookup>> {
     ids.iter().map(|id| cache.get(*id).map(|(meta, body)| Lookup::Found(Stored { meta, body }))).collect()
 }
 
+/// Of a message whose body is not wanted, what is read at first: most envelopes are shorter.
+const ENVELOPE_BYTES: usize = 4 << 10;
+
 /// Blocks. Opens each segment once, in the order of places.
-pub fn read_many(shared: &Shared, ids: &[Id]) -> Result<Vec<Lookup>, Error> {
+pub fn read_many(shared: &Shared, ids: &[Id], body_bytes_max: usize) -> Result<Vec<Lookup>, Error> {
     let mut order: Vec<(Option<Place>, usize)> = {
         let index = lock(&shared.index);
         ids.iter().enumerate().map(|(i, id)| (index.get(*id).map(|slot| slot.place), i)).collect()
@@ -33,17 +36,36 @@ pub fn read_many(shared: &Shared, ids: &[Id]) -> Result<Vec<Lookup>, Error> {
     for (place, i) in order.into_iter().filter(|(place, _)| place.is_some()) {
         found[i] = retry(shared, ids[i], place, Lookup::Missing, Lookup::Damaged, |place, key| {
             let file = file_of(shared, place, &mut open)?;
-            let record = read_up_to(&*file, u64::from(place.offset), place.len as usize)?;
-            let header = Header::parse(&record, key, place.offset).filter(|header| header.content_holds(&record));
-            let stored = header.map(|header| {
-                let record = Bytes::from(record);
-                let meta = record.slice(header.b_at()..header.table_at());
-                Lookup::Found(Stored { meta, body: record.slice(header.body_at()..) })
-            });
-            Ok(stored)
+            let stored = read_record(&*file, place, key, body_bytes_max)?;
+            Ok(stored.map(Lookup::Found))
         })?;
     }
     Ok(found)
+}
+
+/// `None`: what was read does not verify.
+fn read_record(file: &dyn File, place: Place, key: &Key, body_bytes_max: usize) -> io::Result<Option<Stored>> {
+    let (at, len) = (u64::from(place.offset), place.len as usize);
+    // A record is not shorter than its body: one that fits is read at once.
+    let mut record = read_up_to(file, at, if len <= body_bytes_max { len } else { len.min(ENVELOPE_BYTES) })?;
+    let Some(header) = Header::parse(&record, key, place.offset) else { return Ok(None) };
+    let wants_body = header.body_len as usize <= body_bytes_max;
+    let wanted = if wants_body { header.total() } else { header.table_at() };
+    if record.len() < wanted {
+        let rest = read_up_to(file, at + record.len() as u64, wanted - record.len())?;
+        record.extend_from_slice(&rest);
+    }
+    let parts = record.get(header.a_at()..header.b_at()).zip(record.get(header.b_at()..header.table_at()));
+    let holds = match wants_body {
+        true => header.content_holds(&record),
+        false => parts.is_some_and(|(a, b)| header.a_holds(a) && header.b_holds(b)),
+    };
+    if !holds {
+        return Ok(None);
+    }
+    let record = Bytes::from(record);
+    let body = if wants_body { record.slice(header.body_at()..) } else { Bytes::new() };
+    Ok(Some(Stored { meta: record.slice(header.b_at()..header.table_at()), body }))
 }
 
 /// Blocks. Reads the checksum blocks around the piece and no more.

@@ -23,7 +23,7 @@ pub struct Opened {
     /// The newest segment that counts, and how far.
     pub prev: (u32, u32),
     pub next_segment: u32,
-    /// Ids that ended not long before the crash, as far as the log's unsealed part says.
+    /// Ids that ended, as far as the log still says.
     pub ended: Vec<Id>,
     pub unsealed: Vec<Sidecar>,
 }
@@ -183,7 +183,7 @@ impl Opening {
         self.index.segments.insert(number, segment);
         for entry in sidecar.entries() {
             self.index.recover(&entry);
-            if !sealed && entry.header.kind == Kind::End {
+            if entry.header.kind == Kind::End {
                 self.ended.push(entry.header.id);
             }
         }

@@ -76,6 +76,7 @@ pub enum OpenError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub meta: Bytes,
+    /// Empty where it is larger than was asked for.
     pub body: Bytes,
 }
 

@@ -1,6 +1,7 @@
 //! Enqueue, PutBody, ReadBody, Withdraw, Record.
 
 use super::*;
+use godwit_kit::config::Size;
 use godwit_proto::queue::v1::withdraw_response::Outcome as Withdrawn;
 use godwit_proto::queue::v1::{PutBodyRequest, ReadBodyRequest, RecordRequest, WithdrawRequest};
 use svc_queue::spool::sim::{Call, EIO};
@@ -161,6 +162,40 @@ async fn a_large_body_is_put_and_read_in_pieces() {
         world.settle(&leased, RecipientResult::Delivered).await;
         let Err(status) = world.queue.read_body(Request::new(request)).await else { panic!() };
         assert_eq!(status.code(), Code::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_body_that_came_with_its_message_is_read_in_pieces() {
+    both_with(Config { message_bytes_max: Size(5 << 20), ..Config::default() }, |world| async move {
+        world.route().await;
+        let content: Bytes = (0..5_u32 << 20).map(|place| (place / 7) as u8).collect::<Vec<_>>().into();
+        let inline = |content: Bytes| Some(Body { content: Some(body::Content::Inline(content)), size_bytes: 0 });
+        let larger = Bytes::from(vec![b'x'; (5 << 20) + 1]);
+        let id = MessageId::new();
+        let refused =
+            world.enqueue(vec![EnqueueMessage { body: inline(larger), ..message(id, &["x@a.example"]) }]).await;
+        let expected = "body: larger than queue.message_bytes_max (5242880)";
+        assert_eq!((refused[0].outcome(), refused[0].reason.as_str()), (Accepted::Refused, expected));
+        let large = EnqueueMessage { body: inline(content.clone()), ..message(id, &["x@a.example"]) };
+        assert_eq!(world.enqueue(vec![large]).await, [reply(id, Accepted::Accepted)]);
+        // From memory, and from the disk.
+        let mut world = world;
+        for crash in [false, true] {
+            if crash {
+                world = world.crash().await;
+                world.route().await;
+                world.pass(MINUTE).await;
+            }
+            let leased = world.lease_one().await;
+            let stored = Body { content: Some(body::Content::Stored(id.into())), size_bytes: 5 << 20 };
+            assert_eq!(leased.body, Some(stored));
+            let request = ReadBodyRequest { message_id: Some(id.into()), offset: 0 };
+            let replies = world.queue.read_body(Request::new(request)).await.unwrap().into_inner();
+            let read: Vec<Bytes> = replies.map(|reply| reply.unwrap().content).collect().await;
+            assert!(read.iter().all(|piece| piece.len() <= 1 << 20) && read.concat() == content);
+        }
     })
     .await;
 }
