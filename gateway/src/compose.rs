@@ -17,9 +17,10 @@ use tonic::service::{Routes, RoutesBuilder};
 
 /// How long a stop may take.
 pub const GRACE: Duration = Duration::from_secs(30);
+/// What of it is kept for the queue's log to be sealed.
+const SEAL: Duration = Duration::from_secs(5);
 
 /// A process that runs.
-#[derive(Debug)]
 pub struct Running {
     pub host: Host,
     /// The gRPC listener.
@@ -28,12 +29,19 @@ pub struct Running {
     /// The SMTP listeners, in the order of the configuration.
     pub smtp: Vec<SocketAddr>,
     pub socks5: Option<SocketAddr>,
+    queue: Option<Arc<svc_queue::Service>>,
 }
 
 impl Running {
-    /// Stops accepting, finishes what is in hand, and ends; false where something still runs after [`GRACE`].
+    /// Stops accepting, finishes what is in hand, seals the queue's log, and ends; false where something still runs
+    /// after [`GRACE`].
     pub async fn stop(&self) -> bool {
-        self.host.stop.finish(GRACE).await
+        let finished = self.host.stop.finish(GRACE.saturating_sub(SEAL)).await;
+        let sealed = match &self.queue {
+            Some(queue) => tokio::time::timeout(SEAL, queue.close()).await.is_ok(),
+            None => true,
+        };
+        finished && sealed
     }
 }
 
@@ -85,7 +93,8 @@ async fn build(config: Config, host: &Host) -> Result<Running> {
         }
         None => None,
     };
-    let queues = house.all("queue", own_queue, queue::at);
+    let own = own_queue.clone().map(|queue| -> queue::Queue { queue });
+    let queues = house.all("queue", own, queue::at);
     let (own_ingress, smtp) = match config.ingress {
         Some(section) => house.ingress(section, queues.clone()).await.map(|(ingress, at)| (Some(ingress), at))?,
         None => (None, Vec::new()),
@@ -102,7 +111,7 @@ async fn build(config: Config, host: &Host) -> Result<Running> {
     house.watch_dependencies();
     let grpc = serve::serve(host, config.server.listen, house.routes.routes()).await?;
     tracing::info!(node = %host.node, %grpc, ?http, ?smtp, ?socks5, "godwit runs");
-    Ok(Running { host: host.clone(), grpc, http, smtp, socks5 })
+    Ok(Running { host: host.clone(), grpc, http, smtp, socks5, queue: own_queue })
 }
 
 /// The roads to all peers, by service.
@@ -110,7 +119,8 @@ fn roads(config: &Config) -> Result<HashMap<&'static str, Vec<Road>>> {
     let mut roads = HashMap::new();
     for service in config::SERVICES {
         let addresses = config.peers.of(service).iter();
-        let opened = addresses.map(|address| connect::road(address).with_context(|| format!("peers.{service}: {address}")));
+        let opened =
+            addresses.map(|address| connect::road(address).with_context(|| format!("peers.{service}: {address}")));
         roads.insert(service, opened.collect::<Result<Vec<_>>>()?);
     }
     Ok(roads)
@@ -151,7 +161,7 @@ impl House {
         section: svc_queue::Config,
         deps: svc_queue::Deps,
         data_dir: &std::path::Path,
-    ) -> Result<queue::Queue> {
+    ) -> Result<Arc<svc_queue::Service>> {
         let service = Arc::new(svc_queue::build(section, data_dir, deps, &self.host).await.context("queue")?);
         self.routes.add_service(sized!(queue::QueueServiceServer::from_arc(service.clone())));
         self.routes.add_service(sized!(queue::QueueAdminServiceServer::from_arc(service.clone())));

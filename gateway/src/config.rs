@@ -141,11 +141,22 @@ impl Config {
     }
 }
 
-/// The document of a process that was given none: everything, on defaults.
+/// The document of a process that was given no file: everything runs, on defaults but for what was set.
 pub fn everything(mut document: Document) -> Document {
-    let placed = SERVICES.into_iter().chain(["gateway"]).any(|service| document.has(service));
-    if !placed {
-        SERVICES.into_iter().chain(["gateway"]).for_each(|service| document.ensure(service));
-    }
+    SERVICES.into_iter().chain(["gateway"]).for_each(|service| document.ensure(service));
     document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_without_a_file_place_nothing_apart() {
+        let settings = ["queue.retry_interval=5m".to_string()];
+        let document = everything(Document::load(None, [], &settings).unwrap());
+        let config = Config::read(&document).unwrap();
+        assert!(config.ingress.is_some() && config.egress.is_some() && config.gateway.is_some());
+        assert_eq!(config.queue.unwrap().retry_interval.as_secs(), 300);
+    }
 }

@@ -102,7 +102,8 @@ fn address(mailbox: &Mailbox) -> Address<'_> {
 
 /// Text, HTML and AMP are alternatives of each other; attachments stand beside them.
 fn body(parts: &Parts) -> Result<MimePart<'_>, Invalid> {
-    let texts = [("text/plain", &parts.text_body), ("text/x-amp-html", &parts.amp_html_body), ("text/html", &parts.html_body)];
+    let texts =
+        [("text/plain", &parts.text_body), ("text/x-amp-html", &parts.amp_html_body), ("text/html", &parts.html_body)];
     let given = texts.into_iter().filter_map(|(kind, text)| Some(MimePart::new(kind, text.as_deref()?)));
     let mut alternatives: Vec<_> = given.collect();
     let text = match alternatives.len() {
@@ -194,7 +195,11 @@ mod tests {
     #[test]
     fn line_ends() {
         let check = |text: &'static str, expected: Option<&'static str>| {
-            assert_eq!(crlf(Bytes::from_static(text.as_bytes())), expected.map(|text| Bytes::from_static(text.as_bytes())), "{text:?}");
+            assert_eq!(
+                crlf(Bytes::from_static(text.as_bytes())),
+                expected.map(|text| Bytes::from_static(text.as_bytes())),
+                "{text:?}"
+            );
         };
         check("a\r\n\r\nb", Some("a\r\n\r\nb"));
         check("a\n\nb", Some("a\r\n\r\nb"));
@@ -211,10 +216,22 @@ mod tests {
                 "headers": {"X-One": "1"}, "attachments": [{"data": "aGk=", "base64": true, "content_type": "text/plain", "file_name": "f.txt"}]}"#,
         )
         .unwrap();
-        for expected in ["From: \"A\" <a@example.com>", "To: \"B\" <b@example.net>", "X-One: 1", "multipart/mixed", "multipart/alternative", "f.txt", "Message-ID: ", "Date: "] {
+        for expected in [
+            "From: \"A\" <a@example.com>",
+            "To: \"B\" <b@example.net>",
+            "X-One: 1",
+            "multipart/mixed",
+            "multipart/alternative",
+            "f.txt",
+            "Message-ID: ",
+            "Date: ",
+        ] {
             assert!(message.contains(expected), "{expected} is not in\n{message}");
         }
-        assert!(crlf(message.clone().into_bytes().into()).is_some_and(|whole| whole.len() == message.len()), "{message:?}");
+        assert!(
+            crlf(message.clone().into_bytes().into()).is_some_and(|whole| whole.len() == message.len()),
+            "{message:?}"
+        );
     }
 
     #[test]
@@ -224,8 +241,14 @@ mod tests {
         check(r#"{"from": {"email": "a@b", "name": "n\"\r\n"}}"#, "content.from.name");
         check(r#"{"headers": {"X\r\nBcc": "v@y"}}"#, "content.headers");
         check(r#"{"headers": {"X": "1\r\nBcc: v@y"}}"#, "content.headers.X");
-        check(r#"{"attachments": [{"data": "", "content_type": "text/plain\r\nX: y"}]}"#, "content.attachments[0].content_type");
-        check(r#"{"attachments": [{"data": "?", "base64": true, "content_type": "text/plain"}]}"#, "content.attachments[0].data");
+        check(
+            r#"{"attachments": [{"data": "", "content_type": "text/plain\r\nX: y"}]}"#,
+            "content.attachments[0].content_type",
+        );
+        check(
+            r#"{"attachments": [{"data": "?", "base64": true, "content_type": "text/plain"}]}"#,
+            "content.attachments[0].data",
+        );
         check(r#""Subject: x\r\n\r\na\nb""#, "content");
     }
 }

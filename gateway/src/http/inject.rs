@@ -1,8 +1,8 @@
 //! `POST /api/inject/v1`: the request made into messages, one a recipient, and ingress's answers counted.
 
+use super::Door;
 use super::content::{self, Invalid};
 use super::request::{Answer, Dialect, Injection, Recipient};
-use super::Door;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;

@@ -35,11 +35,8 @@ pub(crate) struct Door {
 /// # Errors
 /// An address that cannot be listened at.
 pub async fn serve(config: &Gateway, ingresses: Peers<Ingress>, host: &Host) -> Result<SocketAddr> {
-    let injected = host.metrics.counters(
-        "godwit_gateway_injections_total",
-        "Recipients by the API's answer.",
-        &["outcome"],
-    );
+    let injected =
+        host.metrics.counters("godwit_gateway_injections_total", "Recipients by the API's answer.", &["outcome"]);
     let door = Door { ingresses, callers: auth::Callers::new(&config.tokens), host: host.clone(), injected };
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("gateway.listen = {}", config.listen))?;

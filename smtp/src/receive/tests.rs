@@ -313,6 +313,16 @@ fn unwanted_chunks_are_skipped() {
 }
 
 #[test]
+fn any_number_of_recipients_too_many_is_put_off() {
+    let mut driver = greeted();
+    driver.say("MAIL FROM:<a@b>\r\nRCPT TO:<1@d>\r\nRCPT TO:<2@d>\r\nRCPT TO:<3@d>\r\n");
+    assert_eq!(driver.say("RCPT TO:<4@d>\r\n".repeat(100)), ["452 4.5.3"; 100].join("; "));
+    assert_eq!(driver.say("DATA\r\n"), "354");
+    assert_eq!(driver.say("x\r\n.\r\n"), "250 2.0.0");
+    assert_eq!(driver.kept[0].recipients.len(), 3);
+}
+
+#[test]
 fn connect_may_be_refused() {
     let mut session = Session::new(config());
     let mut input = BytesMut::from("EHLO x\r\nQUIT\r\n");

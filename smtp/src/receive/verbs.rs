@@ -89,8 +89,9 @@ impl Session {
         let Some(mail) = &self.mail else {
             return self.refuse(bad_sequence("MAIL first"));
         };
+        // Not the client's fault, and so not held against it: it cannot know the limit, and sends the rest later.
         if mail.recipients.len() >= self.config.recipients_max {
-            return self.refuse_recipient(Reply::new(452, (4, 5, 3), "Too many recipients"));
+            return self.reply(&Reply::new(452, (4, 5, 3), "Too many recipients"));
         }
         if params != RcptParams::default() && !self.config.extensions.dsn {
             return self.refuse_recipient(Reply::new(555, (5, 5, 4), "Parameter of an extension that is not offered"));
