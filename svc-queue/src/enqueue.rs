@@ -9,6 +9,7 @@ use crate::spool::{Appended, Record, Verdict};
 use crate::{events, stored};
 use bytes::Bytes;
 use godwit_kit::trace;
+use godwit_proto::common::v1::body;
 use godwit_proto::id::MessageId;
 use godwit_proto::queue::v1::enqueue_response::{Outcome, Result as Reply};
 use godwit_proto::queue::v1::{EnqueueMessage, EnqueueResponse};
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 pub const MESSAGES_MAX: usize = 1_000;
+/// What one call may bring, bodies alone.
+const BODIES_BYTES_MAX: usize = godwit_proto::CALL_BYTES_MAX;
 
 /// A message on its way, and the place of its answer.
 struct Entry {
@@ -31,6 +34,10 @@ pub async fn enqueue(node: &Arc<Node>, messages: Vec<EnqueueMessage>) -> Result<
     }
     if node.host.stop.is_requested() {
         return Err(Error::Stopping);
+    }
+    let bytes: usize = messages.iter().map(inline_bytes).sum();
+    if bytes > BODIES_BYTES_MAX {
+        return Err(Error::invalid("messages", format!("bodies of {bytes} bytes, more than {BODIES_BYTES_MAX}")));
     }
     let now = node.host.clock.now();
     let mut replies = Vec::with_capacity(messages.len());
@@ -55,17 +62,41 @@ pub async fn enqueue(node: &Arc<Node>, messages: Vec<EnqueueMessage>) -> Result<
     Ok(EnqueueResponse { results })
 }
 
+fn inline_bytes(message: &EnqueueMessage) -> usize {
+    match message.body.as_ref().and_then(|body| body.content.as_ref()) {
+        Some(body::Content::Inline(inline)) => inline.len(),
+        Some(body::Content::UploadId(_) | body::Content::Stored(_)) | None => 0,
+    }
+}
+
 /// The context of the call, where the message brings none.
 fn current_trace() -> Option<godwit_proto::common::v1::TraceContext> {
     Some(trace::current()).filter(|trace| !trace.traceparent.is_empty())
 }
 
-async fn accept(node: Arc<Node>, mut entries: Vec<Entry>, mut replies: Vec<Reply>) -> Result<Vec<Reply>, Error> {
-    let reservation = check_keys(&node, &mut entries, &mut replies).await?;
-    find_bodies(&node, &mut entries, &mut replies);
-    let arriving = Arriving::of(&node, &mut entries, &mut replies)?;
+async fn accept(node: Arc<Node>, entries: Vec<Entry>, mut replies: Vec<Reply>) -> Result<Vec<Reply>, Error> {
+    let followers = accept_each(node, entries, &mut replies).await?;
+    share_fates(&followers, &mut replies);
+    Ok(replies)
+}
+
+/// A message whose key an earlier one of the batch has is no duplicate of it if that one was refused.
+fn share_fates(followers: &[usize], replies: &mut [Reply]) {
+    for place in followers {
+        let first = replies[..*place].iter().find(|first| first.message_id == replies[*place].message_id);
+        if let Some(first) = first.filter(|first| first.outcome() == Outcome::Refused) {
+            replies[*place] = first.clone();
+        }
+    }
+}
+
+/// Fills in the replies; gives the places of those that were answered by their key.
+async fn accept_each(node: Arc<Node>, mut entries: Vec<Entry>, replies: &mut [Reply]) -> Result<Vec<usize>, Error> {
+    let (reservation, followers) = check_keys(&node, &mut entries, replies).await?;
+    find_bodies(&node, &mut entries, replies);
+    let arriving = Arriving::of(&node, &mut entries, replies)?;
     if entries.is_empty() {
-        return Ok(replies);
+        return Ok(followers);
     }
     let appended = append(&node, &entries).await?;
     node.metrics.enqueue_messages.observe(entries.len() as f64);
@@ -87,7 +118,7 @@ async fn accept(node: Arc<Node>, mut entries: Vec<Entry>, mut replies: Vec<Reply
             }
             Verdict::Duplicate => reply(id, Outcome::Duplicate),
         };
-        if let Source::Upload(upload) = &entry.incoming.content {
+        if let Source::Upload(upload, _) = &entry.incoming.content {
             node.uploads.remove(upload);
         }
     }
@@ -98,7 +129,7 @@ async fn accept(node: Arc<Node>, mut entries: Vec<Entry>, mut replies: Vec<Reply
         // They stay accepted; the key comes back from the message itself at the next start.
         tracing::warn!(%error, "idempotency keys not kept");
     }
-    Ok(replies)
+    Ok(followers)
 }
 
 /// Messages whose key was used before are answered, and leave the batch.
@@ -106,10 +137,11 @@ async fn check_keys(
     node: &Node,
     entries: &mut Vec<Entry>,
     replies: &mut [Reply],
-) -> Result<Option<Reservation>, Error> {
+) -> Result<(Option<Reservation>, Vec<usize>), Error> {
     let claims: Vec<_> = entries.iter().filter_map(|entry| entry.incoming.claim).collect();
+    let mut followers = Vec::new();
     if claims.is_empty() {
-        return Ok(None);
+        return Ok((None, followers));
     }
     let answer = node.keys.claim(claims, node.host.clock.now()).await;
     let (answers, reservation) = answer.map_err(|error| Error::Keys(error.to_string()))?;
@@ -118,7 +150,10 @@ async fn check_keys(
         let Some(answer) = entry.incoming.claim.and_then(|_| answers.next()) else { return true };
         match answer {
             Claimed::Fresh => return true,
-            Claimed::Same(first) => replies[entry.place] = reply(first, Outcome::Duplicate),
+            Claimed::Same(first) => {
+                replies[entry.place] = reply(first, Outcome::Duplicate);
+                followers.push(entry.place);
+            }
             Claimed::Conflict => {
                 let what = "idempotency_key: was used for another message";
                 replies[entry.place] = Reply { reason: what.into(), ..reply(entry.incoming.id, Outcome::Refused) };
@@ -126,20 +161,24 @@ async fn check_keys(
         }
         false
     });
-    Ok(Some(reservation))
+    Ok((Some(reservation), followers))
 }
 
 fn find_bodies(node: &Node, entries: &mut Vec<Entry>, replies: &mut [Reply]) {
     entries.retain_mut(|entry| {
         let id = entry.incoming.id;
-        let upload = match &entry.incoming.content {
+        let (upload, wanted) = match &entry.incoming.content {
             Source::Inline(body) => {
                 entry.body = body.clone();
                 return true;
             }
-            Source::Upload(upload) => upload,
+            Source::Upload(upload, size_bytes) => (upload, *size_bytes),
         };
         match node.uploads.get(upload) {
+            Some(body) if wanted != 0 && wanted != body.len() as u64 => {
+                let what = format!("body.size_bytes: {wanted}, but {} have been put", body.len());
+                replies[entry.place] = Reply { reason: what, ..reply(id, Outcome::Refused) };
+            }
             Some(body) => {
                 entry.body = body;
                 return true;

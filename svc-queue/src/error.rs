@@ -1,7 +1,9 @@
 //! Why a call to the queue failed.
 
 use crate::spool;
+use godwit_kit::connect::NOT_SENT;
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -13,8 +15,12 @@ pub enum Error {
     /// A bound is reached; nothing was taken.
     #[error("{limit} is reached ({value})")]
     Full { limit: &'static str, value: u64 },
+    /// Nothing was begun.
     #[error("the queue is stopping")]
     Stopping,
+    /// Another operation has it, and will not end before the stop.
+    #[error("the queue is stopping, and what was asked for is not done")]
+    Halted,
     #[error(transparent)]
     Spool(#[from] spool::Error),
     #[error("{0}")]
@@ -41,12 +47,19 @@ impl From<Error> for Status {
             Error::Invalid { .. } => Status::invalid_argument(text),
             Error::NotFound { .. } => Status::not_found(text),
             Error::Full { .. } => Status::resource_exhausted(text),
-            Error::Stopping | Error::Keys(_) => Status::unavailable(text),
+            Error::Stopping => not_begun(Status::unavailable(text)),
+            Error::Keys(_) | Error::Halted => Status::unavailable(text),
             Error::Spool(spool::Error::Unavailable { .. } | spool::Error::Fenced) => Status::unavailable(text),
             Error::Spool(spool::Error::Unknown) | Error::Lost | Error::Damaged(_) => Status::internal(text),
             Error::NotYet(_) => Status::unimplemented(text),
         }
     }
+}
+
+/// Says that the call surely did nothing, so that it may be made elsewhere at once.
+pub fn not_begun(mut status: Status) -> Status {
+    status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
+    status
 }
 
 /// Why a whole spool could not be brought up.

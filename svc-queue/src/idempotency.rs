@@ -162,6 +162,29 @@ impl Keys {
         Ok((answers.into_iter().map(|(_, is)| is).collect(), reservation))
     }
 
+    /// The message is taken back: its key is free again, durably, and whoever claims it waits until the reservation is
+    /// dropped, or kept because the message stays after all.
+    ///
+    /// # Errors
+    /// `Store`; the key counts as before.
+    pub async fn forget(&self, key: Key, message_id: MessageId, now: SystemTime) -> Result<Reservation, Error> {
+        let reserved = Claim { key, content: Content([0; 16]), message_id };
+        let mut reservation = self.reserve(vec![reserved], now).await;
+        let keys = self.clone();
+        let held = blocking(move || {
+            let held = keys.0.store.get(key)?.filter(|(claim, _)| claim.message_id == message_id);
+            if held.is_some() {
+                keys.0.store.remove(key)?;
+            }
+            Ok(held)
+        });
+        match held.await? {
+            Some((claim, _)) => reservation.held = vec![claim],
+            None => reservation.retain(|_| false),
+        }
+        Ok(reservation)
+    }
+
     /// Messages that the spool still holds and when each was accepted: their keys count again. At start only.
     ///
     /// # Errors
@@ -396,6 +419,12 @@ impl Store {
             let claim = Claim { key, content: Content(*content), message_id: MessageId(u128::from_be_bytes(*id)) };
             Some((claim, UNIX_EPOCH + Duration::from_millis(accepted)))
         }))
+    }
+
+    /// Durable when it returns. What it leaves in the order of time is pruned like any other.
+    fn remove(&self, key: Key) -> Result<(), Error> {
+        self.by_key.remove(key.0).map_err(store)?;
+        self.sync()
     }
 
     /// In memory when it returns; `sync` makes it durable.

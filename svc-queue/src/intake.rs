@@ -8,6 +8,7 @@ use godwit_proto::common::v1::{Body, Envelope, body};
 use godwit_proto::convert::system_time;
 use godwit_proto::id::MessageId;
 use godwit_proto::queue::v1::EnqueueMessage;
+use prost::Message;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,8 @@ const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 const ATTEMPTS_MAX: u32 = 10_000;
 /// How far clocks of nodes may differ.
 const SKEW: Duration = Duration::from_secs(120);
+/// All of a message but its body, as stored: an answer of Lease has room for it.
+const META_BYTES_MAX: usize = 4 << 20;
 
 /// What it is measured by.
 #[derive(Debug, Clone)]
@@ -42,7 +45,8 @@ pub struct Incoming {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Inline(Bytes),
-    Upload(String),
+    /// Its id, and how many bytes must have been put under it (0: however many there are).
+    Upload(String, u64),
 }
 
 /// Why a message is not taken: the field, and what is wrong with it.
@@ -93,7 +97,12 @@ pub fn parse(id: MessageId, message: EnqueueMessage, limits: &Limits, now: Syste
         trace: message.trace.filter(|trace| !trace.traceparent.is_empty()),
         parts,
         received_ms: times.received_ms,
+        idempotency_key: head.idempotency_key.clone(),
     };
+    let meta_bytes = meta.encoded_len();
+    if meta_bytes > META_BYTES_MAX {
+        return refuse("envelope", format!("{meta_bytes} bytes with metadata and trace, more than {META_BYTES_MAX}"));
+    }
     Ok(Incoming { id, head, meta, content: source(message.body, limits)?, claim })
 }
 
@@ -228,7 +237,7 @@ fn source(body: Option<Body>, limits: &Limits) -> Result<Source, Refusal> {
             refuse("body.size_bytes", format!("{size_bytes}, but the body has {}", inline.len()))
         }
         body::Content::Inline(inline) => check_size(inline.len() as u64, limits).map(|()| Source::Inline(inline)),
-        body::Content::UploadId(id) => check_size(size_bytes, limits).map(|()| Source::Upload(id)),
+        body::Content::UploadId(id) => check_size(size_bytes, limits).map(|()| Source::Upload(id, size_bytes)),
         body::Content::Stored(_) => refuse("body.stored", "a message brings its own body"),
     }
 }

@@ -81,6 +81,8 @@ struct Lane {
     report: Option<Report>,
     /// Since when it has been without mail, if it is.
     idle_since_ms: u64,
+    /// It is in the list of those.
+    listed: bool,
 }
 
 /// All of it.
@@ -167,6 +169,7 @@ impl Lanes {
             version: 0,
             report: None,
             idle_since_ms: 0,
+            listed: false,
         }) as u32;
         self.lane_by_name.insert(name.into(), lane);
         let entry = self.domains.get_mut(&domain).expect("made above");
@@ -196,7 +199,9 @@ impl Lanes {
         place.delivery_count -= 1;
         if place.delivery_count == 0 {
             place.idle_since_ms = now_ms;
-            self.idle.push_back((now_ms, lane));
+            if !std::mem::replace(&mut place.listed, true) {
+                self.idle.push_back((now_ms, lane));
+            }
         }
     }
 
@@ -346,9 +351,16 @@ impl Lanes {
                 break;
             }
             self.idle.pop_front();
-            let still = |place: &Lane| place.delivery_count == 0 && place.idle_since_ms == since;
-            if self.lanes.get(lane as usize).is_some_and(still) {
-                self.remove_lane(lane);
+            let place = &mut self.lanes[lane as usize];
+            place.listed = false;
+            match place.delivery_count {
+                0 if place.idle_since_ms == since => self.remove_lane(lane),
+                // It has had mail meanwhile.
+                0 => {
+                    place.listed = true;
+                    self.idle.push_back((place.idle_since_ms, lane));
+                }
+                _ => {}
             }
         }
     }

@@ -97,7 +97,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.node.sated(self.site, &self.bell);
+        self.node.sated(self.site, std::mem::take(&mut self.bell));
         self.node.with(|core, _| core.lanes.release_site(self.site));
     }
 }
@@ -141,11 +141,11 @@ async fn read(
     let lookups = match node.spool.read_up_to(messages, INLINE_BYTES_MAX).await {
         Ok(lookups) => lookups,
         Err(error) => {
-            node.with(|core, now_ms| picked.iter().for_each(|picked| core.put_back(picked.key, now_ms, now_ms)));
+            node.with(|core, now_ms| picked.iter().for_each(|picked| core.put_back(picked.key, 0, now_ms)));
             return Err(error.into());
         }
     };
-    let readable = sort(&node, picked, lookups);
+    let readable = fit(&node, sort(&node, picked, lookups));
     let granted = node.with(|core, now_ms| {
         let grant = |(picked, stored, meta): (Picked, Stored, Meta)| {
             let body = body_of(&picked, stored.body);
@@ -181,6 +181,21 @@ fn sort(node: &Arc<Node>, picked: Vec<Picked>, lookups: Vec<Lookup>) -> Vec<(Pic
                 node.with(|core, now_ms| core.vanish(picked.key, now_ms));
             }
         }
+    }
+    readable
+}
+
+/// Those that an answer has room for; the others are due as before.
+fn fit(node: &Node, mut readable: Vec<(Picked, Stored, Meta)>) -> Vec<(Picked, Stored, Meta)> {
+    let mut bytes = 0;
+    let fitting = readable.iter().take_while(|(_, stored, _)| {
+        let is_first = bytes == 0;
+        bytes += stored.meta.len() + stored.body.len().min(INLINE_BYTES_MAX);
+        is_first || bytes <= ANSWER_BYTES_MAX
+    });
+    let left = readable.split_off(fitting.count());
+    if !left.is_empty() {
+        node.with(|core, now_ms| left.iter().for_each(|(picked, ..)| core.put_back(picked.key, 0, now_ms)));
     }
     readable
 }

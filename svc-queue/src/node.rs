@@ -35,12 +35,18 @@ pub struct Node {
     freed: Notify,
     /// The newest change of a lane, for watchers.
     changed: watch::Sender<u64>,
-    /// Those who wait for mail of a site.
-    hungry: Mutex<HashMap<u32, Arc<Notify>>>,
+    /// Those who wait for mail of a site, by the pools that they serve.
+    hungry: Mutex<HashMap<u32, Vec<Hunger>>>,
     /// Until when the driver sleeps.
     armed_ms: AtomicU64,
     rearm: Notify,
     pub watchers: AtomicUsize,
+}
+
+/// Who wait for mail of the same pools, and what wakes one of them.
+struct Hunger {
+    egress_pools: Vec<String>,
+    bell: Arc<Notify>,
 }
 
 /// What a node is made of.
@@ -93,7 +99,7 @@ impl Node {
         drop(core);
         if !fed.is_empty() {
             let hungry = lock(&self.hungry);
-            fed.iter().filter_map(|site| hungry.get(site)).for_each(|hungry| hungry.notify_one());
+            fed.iter().filter_map(|site| hungry.get(site)).flatten().for_each(|hungry| hungry.bell.notify_one());
         }
         if freed {
             self.freed.notify_waiters();
@@ -115,15 +121,24 @@ impl Node {
     }
 
     /// What tells of new mail for a site, whose key is held by whoever asks.
-    pub fn hunger(&self, site: u32) -> Arc<Notify> {
-        lock(&self.hungry).entry(site).or_default().clone()
+    pub fn hunger(&self, site: u32, egress_pools: &[String]) -> Arc<Notify> {
+        let mut hungry = lock(&self.hungry);
+        let all = hungry.entry(site).or_default();
+        if let Some(alike) = all.iter().find(|hunger| hunger.egress_pools == egress_pools) {
+            return alike.bell.clone();
+        }
+        let bell = Arc::<Notify>::default();
+        all.push(Hunger { egress_pools: egress_pools.to_vec(), bell: bell.clone() });
+        bell
     }
 
-    /// Nobody waits at this site any more.
-    pub fn sated(&self, site: u32, bell: &Arc<Notify>) {
+    /// One waits at this site no more; takes the bell, so that the last one to leave is seen to be the last.
+    pub fn sated(&self, site: u32, bell: Arc<Notify>) {
         let mut hungry = lock(&self.hungry);
-        // One in the map, one in the caller's hand.
-        if Arc::strong_count(bell) <= 2 {
+        drop(bell);
+        let Some(all) = hungry.get_mut(&site) else { return };
+        all.retain(|hunger| Arc::strong_count(&hunger.bell) > 1);
+        if all.is_empty() {
             hungry.remove(&site);
         }
     }

@@ -1,6 +1,6 @@
 //! The contract of the queue: each call is checked, carried out by its module, and answered.
 
-use crate::error::Error;
+use crate::error::{Error, not_begun};
 use crate::events::codec;
 use crate::lane::Report;
 use crate::node::Node;
@@ -18,7 +18,7 @@ use godwit_proto::queue::v1::{
     WithdrawRequest, WithdrawResponse,
 };
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, info_span};
 
 /// A queue node. Cheap to clone; all clones are one queue.
@@ -116,7 +116,9 @@ impl QueueService for Service {
     async fn enqueue(&self, request: Request<EnqueueRequest>) -> Result<Response<EnqueueResponse>, Status> {
         let messages = request.into_inner().messages;
         let span = info_span!("queue.enqueue", messaging.batch.message_count = messages.len());
-        answer(enqueue::enqueue(&self.node, messages).instrument(span).await)
+        let answered = answer(enqueue::enqueue(&self.node, messages).instrument(span).await);
+        // It writes all at once or nothing: then another node may be asked at once.
+        answered.map_err(|status| if status.code() == Code::Unavailable { not_begun(status) } else { status })
     }
 
     async fn put_body(&self, request: Request<PutBodyRequest>) -> Result<Response<PutBodyResponse>, Status> {

@@ -14,11 +14,14 @@ use godwit_proto::queue::v1::{
     Outcome, RecipientResult, SettleLaneRequest, SettleLaneResponse, SettleRequest, SettleResponse,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::Instrument;
 
 pub const OUTCOMES_MAX: usize = 1_000;
 const LANE_MESSAGES_MAX: u32 = 10_000;
 const LANE_MESSAGES_DEFAULT: u32 = 1_000;
+/// After the stop, how long an outcome waits for the operation that has its delivery.
+const HALT_AFTER: Duration = Duration::from_secs(5);
 
 /// An outcome and the place of its answer.
 struct Entry {
@@ -66,8 +69,17 @@ async fn settle_all(node: Arc<Node>, mut entries: Vec<Entry>) -> Result<Vec<Verd
             return Ok(verdicts);
         }
         entries = busy;
-        freed.await;
+        tokio::select! {
+            () = freed => {}
+            // Once the clockwork has stopped, nobody ends what it had begun.
+            () = stopped(&node) => return Err(Error::Halted),
+        }
     }
+}
+
+async fn stopped(node: &Node) {
+    node.host.stop.requested().await;
+    tokio::time::sleep(HALT_AFTER).await;
 }
 
 fn claim(node: &Node, entries: Vec<Entry>) -> (Vec<(Claimed, Entry)>, Vec<Entry>) {

@@ -55,6 +55,9 @@ pub struct Meta {
     pub parts: Vec<u32>,
     #[prost(uint64, tag = "6")]
     pub received_ms: u64,
+    /// As in the head.
+    #[prost(bytes = "vec", tag = "7")]
+    pub idempotency_key: Vec<u8>,
 }
 
 /// The newest of a delivery, where it differs from how it began.

@@ -1,8 +1,9 @@
 //! Withdraw: mail that its receiver could not promise to the sender is taken back, or refused when it comes.
 
 use crate::conclude;
-use crate::core::{Next, WITHDRAWN_MAX, Withdrawal};
+use crate::core::{Claimed, Next, WITHDRAWN_MAX, Withdrawal};
 use crate::error::Error;
+use crate::idempotency::{Key, Reservation};
 use crate::node::Node;
 use crate::outcome::about_open;
 use crate::spool::Record;
@@ -44,35 +45,73 @@ async fn withdraw_one(node: &Arc<Node>, id: MessageId) -> Result<Outcome, Error>
         let freed = node.freed();
         tokio::pin!(freed);
         freed.as_mut().enable();
-        // An id that is unknown is refused from this moment on: nothing can come in between.
-        let (found, marked, until_ms) = node.with(|core, now_ms| {
+        // The id is refused from this moment on: nothing can come in between.
+        let (found, marked) = node.with(|core, now_ms| {
             let found = core.withdraw(id.0);
-            let until_ms = now_ms + REFUSED_MS;
-            let marked = !matches!(found, Withdrawal::Unknown) || core.refuse_later(id.0, until_ms);
-            (found, marked, until_ms)
+            let marks = matches!(found, Withdrawal::Unknown | Withdrawal::Mine(_));
+            (found, marks.then(|| (now_ms + REFUSED_MS, core.refuse_later(id.0, now_ms + REFUSED_MS))))
         });
-        match found {
-            Withdrawal::Arriving => freed.await,
-            Withdrawal::TooLate => return Ok(Outcome::TooLate),
-            Withdrawal::Unknown if !marked => {
-                return Err(Error::Full { limit: "withdrawn ids at once", value: WITHDRAWN_MAX as u64 });
-            }
-            Withdrawal::Unknown => {
-                let value = Some(Bytes::copy_from_slice(&until_ms.to_be_bytes()));
-                node.spool.append(vec![Record::Admin { key: withdrawn_key(id.0), value }]).await?;
+        match (found, marked) {
+            (Withdrawal::Arriving, _) => freed.await,
+            (Withdrawal::TooLate, _) => return Ok(Outcome::TooLate),
+            (Withdrawal::Done, _) => return Ok(Outcome::Withdrawn),
+            (Withdrawal::Unknown, marked) => {
+                keep_mark(node, id, marked).await?;
                 return Ok(Outcome::Unknown);
             }
-            Withdrawal::Mine(claimed) => {
-                let now_ms = node.now_ms();
-                let reply = SmtpReply::internal(451, (4, 3, 0), "withdrawn: its acceptance could not be promised");
-                conclude::conclude(node, claimed, |claimed, meta| {
-                    let event = about_open(EventKind::Rejection, claimed, meta, reply.clone(), now_ms);
-                    (Next::Finished, vec![event])
-                })
-                .await?;
-                node.metrics.recipients.with_label_values(&["withdrawn"]).inc();
+            (Withdrawal::Mine(claimed), marked) => {
+                if let Err(error) = keep_mark(node, id, marked).await {
+                    conclude::restore(node, &claimed);
+                    return Err(error);
+                }
+                take_out(node, id, claimed).await?;
                 return Ok(Outcome::Withdrawn);
             }
         }
     }
+}
+
+/// The mark of an id that is refused until an instant, if there was room for it in memory.
+async fn keep_mark(node: &Node, id: MessageId, marked: Option<(u64, bool)>) -> Result<(), Error> {
+    let Some((until_ms, true)) = marked else {
+        return Err(Error::Full { limit: "withdrawn ids at once", value: WITHDRAWN_MAX as u64 });
+    };
+    let value = Some(Bytes::copy_from_slice(&until_ms.to_be_bytes()));
+    node.spool.append(vec![Record::Admin { key: withdrawn_key(id.0), value }]).await?;
+    Ok(())
+}
+
+/// Its key goes first, so that whoever sends with it again is not told of a message that is gone.
+async fn take_out(node: &Arc<Node>, id: MessageId, claimed: Vec<Claimed>) -> Result<(), Error> {
+    let freed_key = match free_key(node, id, &claimed).await {
+        Ok(freed_key) => freed_key,
+        Err(error) => {
+            conclude::restore(node, &claimed);
+            return Err(error);
+        }
+    };
+    let now_ms = node.now_ms();
+    let reply = SmtpReply::internal(451, (4, 3, 0), "withdrawn: its acceptance could not be promised");
+    let concluded = conclude::conclude(node, claimed, |claimed, meta| {
+        let event = about_open(EventKind::Rejection, claimed, meta, reply.clone(), now_ms);
+        (Next::Finished, vec![event])
+    });
+    if let Err(error) = concluded.await {
+        if let Some(freed_key) = freed_key
+            && let Err(error) = freed_key.keep(|_| true).await
+        {
+            tracing::warn!(%error, message_id = %id, "idempotency key not kept");
+        }
+        return Err(error);
+    }
+    node.metrics.recipients.with_label_values(&["withdrawn"]).inc();
+    Ok(())
+}
+
+async fn free_key(node: &Node, id: MessageId, claimed: &[Claimed]) -> Result<Option<Reservation>, Error> {
+    let metas = conclude::read_metas(node, claimed.get(..1).unwrap_or_default()).await?;
+    let key = metas.first().and_then(|meta| meta.idempotency_key.as_slice().try_into().ok()).map(Key);
+    let Some(key) = key else { return Ok(None) };
+    let freed = node.keys.forget(key, id, node.host.clock.now()).await;
+    freed.map(Some).map_err(|error| Error::Keys(error.to_string()))
 }

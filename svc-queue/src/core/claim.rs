@@ -70,6 +70,8 @@ pub enum Withdrawal {
     /// It is being written: ask again when an operation has ended.
     Arriving,
     TooLate,
+    /// It was withdrawn before.
+    Done,
     Unknown,
 }
 
@@ -212,7 +214,11 @@ impl Core {
         }
         let keys: Vec<Key> = self.of_message(id).collect();
         if keys.is_empty() {
-            return if self.finished.contains(id) { Withdrawal::TooLate } else { Withdrawal::Unknown };
+            return match (self.finished.contains(id), self.withdrawn.contains_key(&id)) {
+                (true, true) => Withdrawal::Done,
+                (true, false) => Withdrawal::TooLate,
+                (false, _) => Withdrawal::Unknown,
+            };
         }
         let untouched = |key: &Key| {
             let delivery = &self.deliveries[*key as usize];
@@ -226,10 +232,12 @@ impl Core {
 
     /// An Enqueue of this id is refused until `until_ms`. False: there are too many such marks.
     pub fn refuse_later(&mut self, id: u128, until_ms: u64) -> bool {
-        if self.withdrawn.len() >= WITHDRAWN_MAX {
+        if self.withdrawn.len() >= WITHDRAWN_MAX && !self.withdrawn.contains_key(&id) {
             return false;
         }
-        self.withdrawn.insert(id, until_ms);
+        if let Some(before) = self.withdrawn.insert(id, until_ms) {
+            self.withdrawn_ends.remove(&(before, id));
+        }
         self.withdrawn_ends.insert((until_ms, id));
         true
     }

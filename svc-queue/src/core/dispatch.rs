@@ -147,6 +147,7 @@ impl Core {
     pub fn hold(&mut self, node: NodeId, lease: LeaseId, id: DeliveryId, ends_ms: u64) -> bool {
         let Some(key) = self.find(id) else { return false };
         match self.deliveries[key as usize].place {
+            Place::Waiting | Place::Due if self.leases.find(lease).is_some() => false,
             Place::Waiting | Place::Due => {
                 self.lift(key);
                 let slot = self.leases.grant(Lease { id: lease, key, node, ends_ms, meta: Bytes::new() });

@@ -231,11 +231,16 @@ fn came_in(kind: EventKind) -> bool {
     }
 }
 
+/// The last of the year 9999: RFC 3339 goes no further.
+const SECONDS_MAX: u64 = 253_402_300_799;
+
 /// Seconds, and RFC 3339 in UTC.
 fn time(time: Option<&Timestamp>) -> (i64, String) {
     let time = time.and_then(godwit_proto::convert::system_time).unwrap_or(std::time::UNIX_EPOCH);
-    let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    (seconds.try_into().unwrap_or(i64::MAX), humantime::format_rfc3339_micros(time).to_string())
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since.as_secs().min(SECONDS_MAX);
+    let shown = std::time::UNIX_EPOCH + std::time::Duration::new(seconds, since.subsec_nanos());
+    (seconds as i64, humantime::format_rfc3339_micros(shown).to_string())
 }
 
 #[cfg(test)]

@@ -56,11 +56,11 @@ impl Window {
     /// The first instant from `at_ms` on at which an attempt may start.
     pub fn next(&self, at_ms: u64) -> u64 {
         let today = at_ms / MINUTE_MS / DAY_MINUTES;
-        let opens = |day: u64| (day * DAY_MINUTES + u64::from(self.start_minute)) * MINUTE_MS;
+        let opens = |day: u64| (day * DAY_MINUTES + u64::from(self.start_minute)).saturating_mul(MINUTE_MS);
         // One that opened yesterday may still be open; a week on, every day has had its turn.
         (today.saturating_sub(1)..=today + 7)
             .filter(|day| self.days >> ((day + EPOCH_WEEKDAY) % 7) & 1 == 1)
-            .find(|day| at_ms < opens(*day) + u64::from(self.open_minutes) * MINUTE_MS)
+            .find(|day| at_ms < opens(*day).saturating_add(u64::from(self.open_minutes) * MINUTE_MS))
             .map_or(at_ms, |day| at_ms.max(opens(day)))
     }
 
