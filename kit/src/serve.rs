@@ -23,6 +23,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const CALLS_PER_CONNECTION_MAX: usize = 4_096;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// How long calls under way may take after a stop; then they are cut, and clients that say nothing cannot hold it up.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Why a process does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +68,16 @@ pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<Socket
     let stop = host.stop.clone();
     host.stop.spawn(async move {
         let stopped = stop.token().cancelled_owned();
-        if let Err(error) = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await {
-            tracing::error!(%error, "gRPC server ended");
+        let served = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
+        let late = async {
+            stop.requested().await;
+            tokio::time::sleep(DRAIN_TIME_MAX).await;
+        };
+        tokio::select! {
+            served = served => {
+                let _ = served.inspect_err(|error| tracing::error!(%error, "gRPC server ended"));
+            }
+            () = late => tracing::info!("gRPC connections cut"),
         }
     });
     Ok(bound)

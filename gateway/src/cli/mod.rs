@@ -42,7 +42,7 @@ impl Source {
     /// # Errors
     /// Every part that cannot be read.
     pub fn load(&self) -> Result<Document> {
-        let document = Document::load(self.config.as_deref(), std::env::vars(), &self.set)?;
+        let document = Document::load(self.config.as_deref(), std::env::vars_os(), &self.set)?;
         Ok(match self.config {
             Some(_) => document,
             None => crate::config::everything(document),

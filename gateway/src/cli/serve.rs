@@ -8,10 +8,11 @@ use godwit_kit::{Host, stop, telemetry};
 
 pub async fn serve(source: &Source) -> Result<()> {
     let config = Config::read(&source.load()?)?;
+    let mut signals = stop::Signals::listen().context("signals")?;
     let id = node::id(&config.server.node_id, &config.server.data_dir)?;
     let traces = telemetry::init(&config.telemetry, &id.to_string())?;
     let running = compose::start_on(config, Host::new(id)).await?;
-    stop::signalled().await.context("signals")?;
+    signals.received().await;
     tracing::info!("stopping");
     let clean = running.stop().await;
     tokio::task::spawn_blocking(move || traces.finish()).await?;

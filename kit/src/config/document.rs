@@ -1,6 +1,8 @@
 //! The document: file, environment and command line laid over each other, and its sections read with all their faults.
 
 use super::Section;
+use super::read::read;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 use toml::{Table, Value};
@@ -47,7 +49,11 @@ impl fmt::Display for Faults {
 #[derive(Debug, Clone, Default)]
 pub struct Document {
     table: Table,
+    texts: Texts,
 }
+
+/// What was written for each key of the environment and the command line: a password may look like a number.
+pub(super) type Texts = Vec<(String, String)>;
 
 impl Document {
     /// Reads `file`, then lays over it `environment` (`GODWIT__SECTION__KEY`) and `settings` (`section.key=value`).
@@ -56,7 +62,7 @@ impl Document {
     /// Every part that cannot be read.
     pub fn load(
         file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
         settings: &[String],
     ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
@@ -67,14 +73,16 @@ impl Document {
                 Err(error) => faults.add(path.display().to_string(), error),
             }
         }
-        for (name, value) in environment {
-            if let Some(key) = name.strip_prefix("GODWIT__") {
-                document.set(&key.to_lowercase().split("__").map(String::from).collect::<Vec<_>>(), scalar(&value));
-            }
+        for (path, value) in twins(environment, &mut faults) {
+            document.texts.push((path.join("."), value.clone()));
+            document.set(&path, scalar(&value));
         }
         for setting in settings {
             match parse_setting(setting) {
-                Ok(overlay) => merge(&mut document.table, overlay),
+                Ok(overlay) => {
+                    document.texts.extend(setting.split_once('=').map(|(key, text)| (key.trim().into(), text.into())));
+                    merge(&mut document.table, overlay);
+                }
                 Err(what) => faults.add(setting.clone(), what),
             }
         }
@@ -84,7 +92,7 @@ impl Document {
     /// Reads a text; `name` stands in faults.
     pub fn parse(text: &str, name: &str, faults: &mut Faults) -> Self {
         match text.parse::<Table>() {
-            Ok(table) => Self { table },
+            Ok(table) => Self { table, texts: Texts::new() },
             Err(error) => {
                 faults.add(name, error.to_string().trim_end());
                 Self::default()
@@ -108,19 +116,15 @@ impl Document {
     /// The section, with defaults where it says nothing; `None` where it is not there. Faults are added, and the value
     /// then only serves to find more of them.
     pub fn section<T: Section>(&self, faults: &mut Faults) -> Option<T> {
-        let section: T = read(self.table.get(T::NAME)?.clone(), T::NAME, faults)?;
-        section.check(faults);
-        Some(section)
+        read(self.table.get(T::NAME)?.clone(), &self.texts, faults)
     }
 
     /// The section, or its defaults where it is not there.
     pub fn section_or_default<T: Section>(&self, faults: &mut Faults) -> T {
         let value = self.table.get(T::NAME).cloned().unwrap_or_else(|| Value::Table(Table::new()));
-        let section: T = read(value, T::NAME, faults)
-            .or_else(|| read(Value::Table(Table::new()), T::NAME, &mut Faults::default()))
-            .expect("a section without keys is valid");
-        section.check(faults);
-        section
+        read(value, &self.texts, faults)
+            .or_else(|| read(Value::Table(Table::new()), &self.texts, &mut Faults::default()))
+            .expect("a section without keys is valid")
     }
 
     fn set(&mut self, path: &[String], value: Value) {
@@ -132,78 +136,29 @@ impl Document {
     }
 }
 
-/// Reads `value` as a `T`; where a value is wrong it is noted, taken out, and the rest is tried again.
-fn read<T: serde::de::DeserializeOwned>(mut value: Value, name: &str, faults: &mut Faults) -> Option<T> {
-    loop {
-        let mut unknown = Vec::new();
-        let mut track = serde_path_to_error::Track::new();
-        let result = T::deserialize(serde_ignored::Deserializer::new(
-            serde_path_to_error::Deserializer::new(value.clone(), &mut track),
-            &mut |path: serde_ignored::Path<'_>| unknown.push(key_path(name, &bracketed(&path.to_string()))),
-        ));
-        match result {
-            Ok(section) => {
-                unknown.into_iter().for_each(|key| faults.add(key, "no such key"));
-                return Some(section);
-            }
-            Err(error) => {
-                let path = track.path();
-                faults.add(key_path(name, &path.to_string()), error.to_string().trim_end());
-                if !take_out(&mut value, &path) {
-                    return None;
-                }
-            }
+/// The variables that are keys, the wider before the narrower, so that `GODWIT__A__B` lies over `GODWIT__A`.
+fn twins(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    faults: &mut Faults,
+) -> Vec<(Vec<String>, String)> {
+    let mut twins = Vec::new();
+    for (name, value) in environment {
+        // Others may hold what they like.
+        let name = name.to_string_lossy();
+        let Some(key) = name.strip_prefix("GODWIT__") else { continue };
+        match value.into_string() {
+            Ok(value) => twins.push((key.to_lowercase().split("__").map(String::from).collect(), value)),
+            Err(_) => faults.add(name.clone(), "not UTF-8"),
         }
     }
-}
-
-fn key_path(section: &str, path: &str) -> String {
-    if path == "." || path.is_empty() { section.into() } else { format!("{section}.{path}") }
-}
-
-/// `listeners.0.port` as `listeners[0].port`.
-fn bracketed(path: &str) -> String {
-    path.split('.').filter(|part| *part != "?").fold(String::new(), |mut whole, part| {
-        if part.parse::<usize>().is_ok() {
-            whole.push_str(&format!("[{part}]"));
-        } else {
-            whole.push_str(if whole.is_empty() { "" } else { "." });
-            whole.push_str(part);
-        }
-        whole
-    })
-}
-
-/// Removes what `path` leads to; false where it leads to nothing that can go.
-fn take_out(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
-    use serde_path_to_error::Segment;
-    let segments: Vec<&Segment> = path.iter().collect();
-    let Some((last, parents)) = segments.split_last() else { return false };
-    let mut place = value;
-    for segment in parents {
-        let next = match segment {
-            Segment::Map { key } => place.get_mut(key.as_str()),
-            Segment::Seq { index } => place.get_mut(*index),
-            Segment::Enum { .. } | Segment::Unknown => Some(place),
-        };
-        match next {
-            Some(next) => place = next,
-            None => return false,
-        }
-    }
-    match (last, place) {
-        (Segment::Map { key }, Value::Table(table)) => table.remove(key.as_str()).is_some(),
-        (Segment::Seq { index }, Value::Array(array)) if *index < array.len() => {
-            array.remove(*index);
-            true
-        }
-        (Segment::Map { .. } | Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown, _) => false,
-    }
+    twins.sort();
+    twins
 }
 
 /// A value from the environment: TOML where it is, else the text itself.
 fn scalar(text: &str) -> Value {
-    let parsed = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    let parsed = format!("value = {text}").parse::<Table>().ok().filter(|table| table.len() == 1);
+    let parsed = parsed.and_then(|mut table| table.remove("value"));
     parsed.unwrap_or_else(|| Value::String(text.into()))
 }
 
@@ -240,6 +195,7 @@ mod tests {
         #[serde(with = "crate::config::values::duration")]
         wait: Duration,
         count: u32,
+        secret: String,
         inner: Vec<Inner>,
     }
 
@@ -251,7 +207,7 @@ mod tests {
 
     impl Default for Sample {
         fn default() -> Self {
-            Self { wait: Duration::from_secs(1), count: 1, inner: Vec::new() }
+            Self { wait: Duration::from_secs(1), count: 1, secret: String::new(), inner: Vec::new() }
         }
     }
 
@@ -260,6 +216,9 @@ mod tests {
         fn check(&self, faults: &mut Faults) {
             if self.count == 0 {
                 faults.add("sample.count", "must be at least 1");
+            }
+            for (place, _) in self.inner.iter().enumerate().filter(|(_, inner)| inner.port == 1) {
+                faults.add(format!("sample.inner[{place}].port"), "must not be 1");
             }
         }
     }
@@ -282,13 +241,65 @@ mod tests {
 
     #[test]
     fn environment_and_settings_lie_over_the_file() {
-        let environment = [("GODWIT__SAMPLE__COUNT".to_string(), "7".to_string()), ("HOME".into(), "/x".into())];
+        let environment = [("GODWIT__SAMPLE__COUNT".into(), "7".into()), ("HOME".into(), "/x".into())];
         let settings = ["sample.wait=5m".to_string(), "sample.inner=[{port=25}]".to_string()];
         let document = Document::load(None, environment, &settings).unwrap();
         let mut faults = Faults::default();
         let sample: Sample = document.section(&mut faults).unwrap();
         assert_eq!((sample.count, sample.wait, sample.inner[0].port), (7, Duration::from_secs(300), 25));
         assert!(faults.is_empty());
+    }
+
+    #[test]
+    fn text_that_looks_like_another_type_is_text_where_text_is_wanted() {
+        let environment = [("GODWIT__SAMPLE__SECRET".into(), "12#34".into())];
+        let sample = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+            let mut faults = Faults::default();
+            let document = Document::load(None, environment.clone(), &settings).unwrap();
+            (document.section::<Sample>(&mut faults).unwrap(), faults.0.len())
+        };
+        assert_eq!((sample(&[]).0.secret.as_str(), sample(&[]).1), ("12#34", 0));
+        assert_eq!(sample(&["sample.secret=true"]).0.secret, "true");
+        assert_eq!(sample(&["sample.secret=\"7\""]).0.secret, "7");
+        assert_eq!(sample(&["sample.count=x"]).1, 1);
+    }
+
+    #[test]
+    fn narrower_variables_lie_over_wider_and_others_may_be_no_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let junk = OsString::from_vec(vec![0xff]);
+        let environment = [
+            ("GODWIT__SAMPLE__COUNT".into(), "7".into()),
+            ("GODWIT__SAMPLE".into(), "{ count = 3, wait = \"2s\" }".into()),
+            (junk.clone(), junk.clone()),
+            ("OTHER".into(), junk.clone()),
+        ];
+        let document = Document::load(None, environment, &[]).unwrap();
+        let sample: Sample = document.section(&mut Faults::default()).unwrap();
+        assert_eq!((sample.count, sample.wait.as_secs()), (7, 2));
+        let faults = Document::load(None, [("GODWIT__SAMPLE__WAIT".into(), junk)], &[]).unwrap_err();
+        assert_eq!(faults.0[0].key, "GODWIT__SAMPLE__WAIT");
+    }
+
+    #[test]
+    fn places_in_lists_are_those_of_the_file() {
+        let inner = |text: &str| {
+            let mut keys = faults_of(&format!("[sample]\ninner = [{text}]"));
+            keys.sort();
+            keys
+        };
+        let expected = ["inner[0]", "inner[2]", "inner[3].port", "inner[4].prot"].map(|key| format!("sample.{key}"));
+        assert_eq!(inner("1, {}, 2, {port = 70000}, {prot = 1}"), expected);
+        // Also where the section's own check finds it.
+        assert_eq!(inner("1, {}, {port = 1}"), ["sample.inner[0]", "sample.inner[2].port"]);
+    }
+
+    #[test]
+    fn a_section_is_a_table() {
+        for text in ["sample = 1", "sample = []", "[[sample]]\ncount = 1"] {
+            assert_eq!(faults_of(text), ["sample"], "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`Document::section`]. Values: durations "20m", sizes "25MiB", rates "100/min" (see [`values`]).
 
 mod document;
+mod read;
 mod sections;
 pub mod values;
 
