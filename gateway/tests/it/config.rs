@@ -101,3 +101,28 @@ fn a_file_that_is_no_toml_is_named_with_the_line() {
     let faults = faults(&godwit(&["check", "--config", file.path()], &[]));
     assert!(faults.contains(file.path()) && faults.contains("line 2"), "{faults}");
 }
+
+/// The reference's first block holds every key, and every key of it is one.
+#[test]
+fn the_configuration_reference_is_whole_and_true() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let reference = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let block = reference.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+    let file = File::new(block);
+    let output = godwit(&["check", "--config", file.path()], &[]);
+    assert!(output.status.success(), "{}", faults(&output));
+    let mut keys = Vec::new();
+    for path in ["kit/src/config/sections.rs", "gateway/src/config.rs", "svc-queue/src/events/sinks/config.rs"]
+        .into_iter()
+        .map(String::from)
+        .chain(["ingress", "queue", "egress", "tsa", "throttle", "proxy"].map(|name| format!("svc-{name}/src/config.rs")))
+    {
+        let source = std::fs::read_to_string(root.join(&path)).unwrap();
+        let fields = source.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
+        keys.extend(fields.map(|(name, _)| name.to_string()).filter(|name| name.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric())));
+    }
+    assert!(keys.len() > 90, "{}", keys.len());
+    for key in keys {
+        assert!(block.contains(&key), "{key} is not in docs/configuration.md");
+    }
+}
