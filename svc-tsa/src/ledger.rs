@@ -225,7 +225,7 @@ fn action(law: &Law, does: &Does, place: &Place, firing: &Firing) -> Option<Acti
     let Mark { time, log, seq } = &firing.first;
     let scope = Scope { site: place.site.to_string(), source: place.source.to_string(), ..Scope::default() };
     Some(Action {
-        id: id(law, does, place, &firing.first),
+        id: id(law, does, place, firing.slot),
         rule: law.name.clone(),
         scope: Some(scope),
         kind: kind.into(),
@@ -245,16 +245,14 @@ fn action(law: &Law, does: &Does, place: &Place, firing: &Firing) -> Option<Acti
     })
 }
 
-fn id(law: &Law, does: &Does, place: &Place, first: &Mark) -> String {
+/// By the slot and not by the mark that fired: whoever cancels an action means it whatever comes in late.
+fn id(law: &Law, does: &Does, place: &Place, slot: u64) -> String {
     let hash = digest(&[
         &law.id,
         format!("{does:?}").as_bytes(),
         place.site.as_bytes(),
         place.source.as_bytes(),
-        &first.time.to_be_bytes(),
-        first.log.node.as_bytes(),
-        first.log.log_id.as_bytes(),
-        &first.seq.to_be_bytes(),
+        &slot.to_be_bytes(),
     ]);
     hash.iter().fold("act_".to_string(), |id, byte| format!("{id}{byte:02x}"))
 }

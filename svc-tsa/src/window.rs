@@ -7,8 +7,9 @@
 //! as the count. It depends on nothing but the set of marks, and more marks only make more of them fire.
 //!
 //! **Firings** are gathered into slots of time on a fixed grid (from 1970, as wide as the whole number of periods that
-//! covers the duration). One slot is one firing: it starts with the first mark that fires in it, which is its identity, and
-//! lasts until the duration after the last one. So a rule that keeps being met gives one firing a slot, each reaching over
+//! covers the duration). One slot is one firing, and its identity: an event that comes late may let it start earlier or last
+//! longer, and never makes another of it. It starts with the first mark that fires in it, and lasts until the duration after
+//! the last one. So a rule that keeps being met gives one firing a slot, each reaching over
 //! into the next.
 //!
 //! **What may be forgotten** without any difference to what is in force, now or later:
@@ -77,6 +78,8 @@ pub struct Mark {
 /// What fired in one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firing {
+    /// Which one, of those that a window ever has: an earlier mark that comes late changes `first`, not this.
+    pub slot: u64,
     pub first: Mark,
     /// What the remote said in `first`.
     pub reply: Arc<str>,
@@ -196,12 +199,14 @@ impl Window {
     fn fire(&self, firings: &mut Vec<Firing>, mark: &Mark, reply: &Arc<str>) {
         let expires = mark.time.saturating_add(self.terms.duration);
         match firings.last_mut() {
-            Some(firing) if self.terms.slot_of(firing.first.time) == self.terms.slot_of(mark.time) => {
+            Some(firing) if firing.slot == self.terms.slot_of(mark.time) => {
                 firing.last = mark.time;
                 firing.expires = expires;
             }
             Some(_) | None => {
-                firings.push(Firing { first: mark.clone(), reply: reply.clone(), expires, last: mark.time });
+                let slot = self.terms.slot_of(mark.time);
+                let (first, reply) = (mark.clone(), reply.clone());
+                firings.push(Firing { slot, first, reply, expires, last: mark.time });
             }
         }
     }

@@ -61,6 +61,18 @@ async fn actions_end_by_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_action_keeps_its_id_when_an_earlier_event_comes_late() {
+    let folder = Folder::make();
+    let world = World::start(&folder, Road::Near).await;
+    world.observe(NodeId::new(), 1, vec![answer(20, "a", "blocked")]).await;
+    let before = world.list().await.remove(0);
+    world.observe(NodeId::new(), 1, vec![answer(10, "a", "blocked")]).await;
+    let [after] = world.list().await.try_into().unwrap();
+    assert_eq!((seconds(&before.starts), seconds(&after.starts)), (20, 10));
+    assert_eq!((&after.id, after.expires), (&before.id, before.expires));
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_that_saw_the_same_hold_the_same() {
     let (first, second) = (Folder::make(), Folder::make());
     let (one, other) = (World::start(&first, Road::Near).await, World::start(&second, Road::Far).await);
