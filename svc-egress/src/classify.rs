@@ -5,6 +5,9 @@ use godwit_proto::queue::v1::RecipientResult;
 use godwit_smtp::reply::{Kind, Reply};
 use godwit_smtp::submit::Stage;
 
+/// What is kept of a reply's text, in bytes.
+const TEXT_BYTES_MAX: usize = 1_024;
+
 /// Delivered, deferred or bounced.
 pub fn result(stage: Stage, reply: &Reply) -> RecipientResult {
     match reply.kind() {
@@ -50,13 +53,19 @@ pub fn wire_reply(reply: &Reply, command: &str, internal: bool) -> SmtpReply {
             subject: enhanced.subject.into(),
             detail: enhanced.detail.into(),
         }),
-        text: match reply.lines.as_slice() {
+        text: bounded(match reply.lines.as_slice() {
             [line] => line.clone(),
             lines => lines.join("\n"),
-        },
+        }),
         command: command.into(),
         internal,
     }
+}
+
+/// A peer may say as much to each of a thousand recipients, and all of it is kept with their events.
+fn bounded(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    text
 }
 
 /// The verb that a stage's reply answers.

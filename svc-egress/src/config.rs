@@ -12,6 +12,8 @@ use std::time::Duration;
 /// The pool that mail without another one leaves by.
 pub const DEFAULT_POOL: &str = "default";
 const SHAPING_FILE: &str = "shaping.toml";
+/// It is part of the keys of limits, which are bounded too.
+const SOURCE_NAME_BYTES_MAX: usize = 64;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -113,7 +115,7 @@ impl Section for Config {
             route.check(&format!("egress.routes.{domain:?}"), faults);
         }
         for (name, source) in &self.sources {
-            source.check(&format!("egress.sources.{name:?}"), faults);
+            source.check(name, &format!("egress.sources.{name:?}"), faults);
         }
         self.check_pools(faults);
         let positive = [
@@ -205,7 +207,10 @@ impl Route {
 }
 
 impl SourceConfig {
-    fn check(&self, key: &str, faults: &mut Faults) {
+    fn check(&self, name: &str, key: &str, faults: &mut Faults) {
+        if name.is_empty() || name.len() > SOURCE_NAME_BYTES_MAX {
+            faults.add(key, format!("a source's name has 1 to {SOURCE_NAME_BYTES_MAX} bytes"));
+        }
         if self.ha_proxy.is_some() {
             faults.add(format!("{key}.ha_proxy"), "HAProxy is not part of this version; leave it out");
         }

@@ -32,6 +32,8 @@ struct Backlog {
     guess: u64,
     /// Grows with each word of the node, so that an answer that was overtaken does not overwrite it.
     version: u64,
+    /// When it was last picked, counted in picks.
+    picked: u64,
 }
 
 /// Where to lease from next.
@@ -63,7 +65,7 @@ impl Site {
         let entry = match backlog.iter_mut().position(|entry| (entry.node, entry.pool) == (node, pool)) {
             Some(place) => &mut backlog[place],
             None => {
-                backlog.push(Backlog { node, pool, told: 0, guess: 0, version: 0 });
+                backlog.push(Backlog { node, pool, told: 0, guess: 0, version: 0, picked: 0 });
                 backlog.last_mut().expect("just pushed")
             }
         };
@@ -91,16 +93,25 @@ impl Site {
         due
     }
 
-    /// The largest backlog of a pool whose turn it is; so nodes and pools are served by what they have.
+    /// Nodes and pools by turns, of those that a source may take from: a small backlog never waits for a large one.
     pub fn pick(&self, source: usize, nodes: &[Arc<Node>]) -> Option<Pick> {
         let shares = lock(&self.shares);
         let may_take = |pool: &PoolIndex| shares.get(pool).is_some_and(|shares| shares.may_take(source));
-        let backlog = lock(&self.backlog);
-        let open =
-            backlog.iter().filter(|entry| entry.guess > 0 && !nodes[entry.node].is_away() && may_take(&entry.pool));
-        let most = open.max_by_key(|entry| entry.guess)?;
-        let Backlog { node, pool, guess, version, .. } = *most;
+        let mut backlog = lock(&self.backlog);
+        let last = backlog.iter().map(|entry| entry.picked).max()?;
+        let is_open = |entry: &&mut Backlog| entry.guess > 0 && !nodes[entry.node].is_away() && may_take(&entry.pool);
+        let next = backlog.iter_mut().filter(is_open).min_by_key(|entry| entry.picked)?;
+        next.picked = last + 1;
+        let Backlog { node, pool, guess, version, .. } = *next;
         Some(Pick { node, pool, backlog: guess, version })
+    }
+
+    /// Whether `pick` would give anything.
+    pub fn has_pick(&self, source: usize, nodes: &[Arc<Node>]) -> bool {
+        let shares = lock(&self.shares);
+        let may_take = |pool: &PoolIndex| shares.get(pool).is_some_and(|shares| shares.may_take(source));
+        let backlog = lock(&self.backlog);
+        backlog.iter().any(|entry| entry.guess > 0 && !nodes[entry.node].is_away() && may_take(&entry.pool))
     }
 
     pub fn shares(&self) -> MutexGuard<'_, HashMap<PoolIndex, Shares>> {

@@ -3,14 +3,19 @@
 use crate::classify;
 use crate::session::Session;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use godwit_kit::call;
 use godwit_proto::common::v1::{DsnReturn, Envelope, Notify, SmtpReply, body};
 use godwit_proto::queue::Queue;
 use godwit_proto::queue::v1::{LeasedDelivery, ReadBodyRequest, RecipientOutcome, RecipientResult, leased_delivery};
 use godwit_smtp::address::{Address, ReversePath};
 use godwit_smtp::command::{Notify as SmtpNotify, Orcpt, RcptParams, Ret};
 use godwit_smtp::submit::{Delivery, Outcome, Recipient, Stage, Transaction};
+use std::time::Duration;
 use tonic::{Request, Status};
+
+/// How long to wait for each piece of a body.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What one attempt came to.
 #[derive(Debug, Default)]
@@ -40,10 +45,15 @@ pub async fn content(queue: &Queue, delivery: &mut LeasedDelivery) -> Result<Byt
         Some(body::Content::Inline(content)) => Ok(content),
         Some(body::Content::Stored(message_id)) => {
             let request = ReadBodyRequest { message_id: Some(message_id), offset: 0 };
-            let mut pieces = queue.read_body(Request::new(request)).await?.into_inner();
-            let mut content = BytesMut::with_capacity(body.size_bytes as usize);
-            while let Some(piece) = pieces.next().await {
-                content.extend_from_slice(&piece?.content);
+            let asked = queue.read_body(Request::new(request));
+            let mut pieces = call::within(PIECE_TIMEOUT, asked).await?.into_inner();
+            let mut content = BytesMut::new();
+            // A queue that falls silent must not keep the connection, and all that it has leased, for ever.
+            while let Some(piece) = call::within(PIECE_TIMEOUT, pieces.next().map(Option::transpose)).await? {
+                content.extend_from_slice(&piece.content);
+                if content.len() as u64 > body.size_bytes {
+                    break;
+                }
             }
             if content.len() as u64 != body.size_bytes {
                 return Err(Status::internal(format!("body has {} of {} bytes", content.len(), body.size_bytes)));

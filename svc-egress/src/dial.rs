@@ -53,7 +53,9 @@ impl Dialer {
             .await
             .map_err(|why| host_failure((4, 4, 3), format!("DNS lookup of {} failed: {why}", host.name)))?;
         let fits = |address: &IpAddr| source.address.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
-        let candidates: Vec<IpAddr> = found.into_iter().filter(fits).collect();
+        // An IPv4 address in IPv6 clothes is judged, and connected to, as what it is.
+        let found = found.into_iter().map(|address| address.to_canonical());
+        let candidates: Vec<IpAddr> = found.filter(fits).collect();
         if candidates.is_empty() {
             return Err(host_failure((4, 4, 4), format!("{} has no address that can be used", host.name)));
         }

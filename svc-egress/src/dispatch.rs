@@ -14,14 +14,13 @@ use crate::shared::{Event, Shared};
 use godwit_shaping::Shaping;
 use settling::Settling;
 use sites::SiteState;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Something to look at again later. One too many does no harm.
+/// Something to look at again later. One too many does no harm; a site has one, see `arm`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Wake {
     Domain(String),
@@ -44,7 +43,7 @@ pub struct Dispatcher {
     settling: Settling,
     /// By source: when it may be tried again.
     sources_down: HashMap<usize, SourceDown>,
-    timers: BinaryHeap<Reverse<(Instant, Wake)>>,
+    timers: BTreeSet<(Instant, Wake)>,
 }
 
 struct SourceDown {
@@ -66,7 +65,7 @@ impl Dispatcher {
             lookups_running: 0,
             settling: Settling::default(),
             sources_down: HashMap::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
         }
     }
 
@@ -74,7 +73,7 @@ impl Dispatcher {
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         let stop = self.shared.host.stop.clone();
         loop {
-            let next = self.timers.peek().map(|Reverse((at, _))| *at);
+            let next = self.timers.first().map(|(at, _)| *at);
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.hear(event),
@@ -117,12 +116,11 @@ impl Dispatcher {
 
     fn wake(&mut self) {
         let now = Instant::now();
-        while let Some(Reverse((at, _))) = self.timers.peek()
-            && *at <= now
-        {
-            match self.timers.pop() {
-                Some(Reverse((_, Wake::Domain(domain)))) => self.look_again(&domain),
-                Some(Reverse((_, Wake::Site(site)))) => {
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            match self.timers.pop_first() {
+                Some((_, Wake::Domain(domain))) => self.look_again(&domain),
+                Some((_, Wake::Site(site))) => {
+                    self.sites.get_mut(&site).into_iter().for_each(|state| state.armed = None);
                     self.refresh_expired(&site);
                     self.scale(&site);
                 }
@@ -132,7 +130,7 @@ impl Dispatcher {
     }
 
     fn wake_at(&mut self, at: Instant, what: Wake) {
-        self.timers.push(Reverse((at, what)));
+        self.timers.insert((at, what));
     }
 
     /// The instant at which a time of the host's clock comes.

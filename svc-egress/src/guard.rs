@@ -50,7 +50,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match segments {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        [0x2001, 0xdb8, ..] => false,
+        // Documentation; protocol assignments, with Teredo, which hides IPv4 addresses.
+        [0x2001, 0xdb8 | 0..0x200, ..] | [0x3fff, 0..0x1000, ..] => false,
         [first, ..] => (0x2000..0x4000).contains(&first),
     }
 }
@@ -83,6 +84,8 @@ mod tests {
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
             "2001:db8::1",
+            "2001:0:7f00:1::",
+            "3fff::1",
             "203.0.114.9",
         ] {
             assert!(!guard.permits(address.parse().unwrap()), "{address}");

@@ -2,7 +2,7 @@
 
 use godwit_proto::common::v1::{DeliveryId, LeaseId};
 use godwit_proto::queue::v1::HeldLease;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,11 +83,12 @@ impl Held {
 
     /// All that were due are renewed, but for those that ended.
     pub fn renewed(&self, age: Duration, at: Instant, ended: &[LeaseId]) {
+        let ended: HashSet<&str> = ended.iter().map(|lease| lease.value.as_str()).collect();
         for batch in self.batches() {
             if batch.renewed().elapsed() >= age {
                 *batch.renewed() = at;
             }
-            for lease in batch.leases.iter().filter(|lease| ended.contains(&lease.lease_id)) {
+            for lease in batch.leases.iter().filter(|lease| ended.contains(lease.lease_id.value.as_str())) {
                 lease.lost.store(true, Ordering::Relaxed);
             }
         }

@@ -6,14 +6,14 @@ use godwit_proto::common::v1::NodeId;
 use godwit_proto::convert::std_duration;
 use godwit_proto::throttle::Throttle;
 use godwit_proto::throttle::v1::{
-    AcquireRequest, AcquireSlotsRequest, HeartbeatRequest, RateLimit, RefundRequest, ReleaseSlotsRequest, Slot,
-    acquire_request, acquire_slots_request,
+    AcquireRequest, AcquireSlotsRequest, HeartbeatRequest, HeartbeatResponse, RateLimit, RefundRequest,
+    ReleaseSlotsRequest, Slot, acquire_request, acquire_slots_request,
 };
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tracing::Span;
@@ -40,7 +40,9 @@ struct Inner {
 
 struct Held {
     slot: Slot,
-    yields: Arc<AtomicBool>,
+    /// When the throttle last said that it is ours.
+    kept: Instant,
+    yields: CancellationToken,
 }
 
 /// The slots of one connection, given back when dropped.
@@ -48,12 +50,17 @@ pub struct Slots {
     limits: Limits,
     slots: Vec<Slot>,
     /// Others wait for such a slot, or it was lost: end after this transaction.
-    yields: Arc<AtomicBool>,
+    yields: CancellationToken,
 }
 
 impl Slots {
     pub fn must_yield(&self) -> bool {
-        self.yields.load(Ordering::Relaxed)
+        self.yields.is_cancelled()
+    }
+
+    /// Returns once they must be yielded.
+    pub async fn yielded(&self) {
+        self.yields.cancelled().await;
     }
 }
 
@@ -182,21 +189,38 @@ impl Limits {
     }
 
     async fn beat(&self) {
-        let slots: Vec<Slot> = self.held().values().map(|held| held.slot.clone()).collect();
+        let (slots, asked): (Vec<Slot>, _) =
+            (self.held().values().map(|held| held.slot.clone()).collect(), Instant::now());
         for slots in slots.chunks(BATCH_MAX) {
-            let (node, slots) = (Some(self.0.node.clone()), slots.to_vec());
-            let request = HeartbeatRequest { node, slots, ttl_ms: SLOT_TTL.as_millis() as u64 };
+            let (node, sent) = (Some(self.0.node.clone()), slots.to_vec());
+            let request = HeartbeatRequest { node, slots: sent, ttl_ms: SLOT_TTL.as_millis() as u64 };
             let answer = call::within(CALL_TIMEOUT, self.0.throttle.heartbeat(Request::new(request))).await;
-            let Ok(answer) = self.heard(answer) else { continue };
-            let held = self.held();
-            for lost in &answer.lost {
-                held.get(&lost.slot_id).into_iter().for_each(|held| held.yields.store(true, Ordering::Relaxed));
-            }
-            for waiters in &answer.waiters {
-                let ours = held.values().filter(|held| held.slot.key == waiters.key);
-                ours.take(waiters.waiter_count as usize).for_each(|held| held.yields.store(true, Ordering::Relaxed));
+            match self.heard(answer) {
+                Ok(answer) => self.kept(slots, asked, &answer),
+                Err(_) => self.run_out(slots),
             }
         }
+    }
+
+    fn kept(&self, slots: &[Slot], at: Instant, answer: &HeartbeatResponse) {
+        let mut held = self.held();
+        for slot in slots {
+            held.get_mut(&slot.slot_id).into_iter().for_each(|held| held.kept = at);
+        }
+        for lost in &answer.lost {
+            held.get(&lost.slot_id).into_iter().for_each(|held| held.yields.cancel());
+        }
+        for waiters in &answer.waiters {
+            let ours = held.values().filter(|held| held.slot.key == waiters.key);
+            ours.take(waiters.waiter_count as usize).for_each(|held| held.yields.cancel());
+        }
+    }
+
+    /// The throttle is away: by its clock slots that were not kept for their ttl are another's by now.
+    fn run_out(&self, slots: &[Slot]) {
+        let held = self.held();
+        let ours = slots.iter().filter_map(|slot| held.get(&slot.slot_id));
+        ours.filter(|held| held.kept.elapsed() >= SLOT_TTL).for_each(|held| held.yields.cancel());
     }
 
     async fn release(&self) {
@@ -217,7 +241,7 @@ impl Limits {
     }
 
     fn none(&self) -> Slots {
-        Slots { limits: self.clone(), slots: Vec::new(), yields: Arc::default() }
+        Slots { limits: self.clone(), slots: Vec::new(), yields: CancellationToken::new() }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Held>> {
@@ -228,8 +252,9 @@ impl Limits {
 impl Slots {
     fn add(&mut self, slots: Vec<Slot>) {
         let mut held = self.limits.held();
+        let kept = Instant::now();
         for slot in slots {
-            held.insert(slot.slot_id.clone(), Held { slot: slot.clone(), yields: self.yields.clone() });
+            held.insert(slot.slot_id.clone(), Held { slot: slot.clone(), kept, yields: self.yields.clone() });
             self.slots.push(slot);
         }
     }

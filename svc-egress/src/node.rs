@@ -60,7 +60,6 @@ impl Node {
         let settler = Settler {
             queue: queue.clone(),
             egress_node: egress_node.clone(),
-            lease: *lease,
             host: (*host).clone(),
             meters: (*meters).clone(),
         };

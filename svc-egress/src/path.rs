@@ -55,6 +55,13 @@ impl SitePath {
         }
     }
 
+    /// Whether the throttle would be asked the same.
+    pub fn has_limits_of(&self, other: &Self) -> bool {
+        self.slots == other.slots
+            && self.connection_rates == other.connection_rates
+            && self.message_rates == other.message_rates
+    }
+
     /// The most connections that all limits together allow.
     pub fn connection_limit(&self) -> u32 {
         self.slots.iter().map(|slot| slot.limit.count).min().unwrap_or(1)

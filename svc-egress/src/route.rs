@@ -130,7 +130,9 @@ impl Router {
                     RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii(), record.ttl)),
                     _ => None,
                 });
-                of_records(domain, of_mx.collect())
+                let of_mx: Vec<_> = of_mx.collect();
+                // An alias whose target has no MX: the answer is not empty, and yet has none.
+                if of_mx.is_empty() { self.implicit_host(domain, dns).await } else { of_records(domain, of_mx) }
             }
             Err(error) if error.is_nx_domain() => Err(Refusal {
                 result: RecipientResult::Bounced,

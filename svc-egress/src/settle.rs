@@ -6,7 +6,7 @@ use crate::plan;
 use godwit_kit::{Host, call, trace};
 use godwit_proto::common::v1::NodeId;
 use godwit_proto::queue::Queue;
-use godwit_proto::queue::v1::{Outcome, SettleRequest, settle_response};
+use godwit_proto::queue::v1::{Outcome, RecipientOutcome, SettleRequest, settle_response};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -18,8 +18,10 @@ use tracing::{Instrument, Span};
 const BATCH_MAX: usize = 1_000;
 const IN_FLIGHT_MAX: usize = 4;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Leases that an outcome outlives; then the queue has long given the delivery to another attempt.
-const LEASES_MAX: u32 = 10;
+/// Outcomes of one call, in bytes; a call may carry much more.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// How often a queue that answers may fail to take the same outcomes.
+const REFUSALS_MAX: u32 = 5;
 /// How long a process that is to stop goes on trying.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,8 +31,10 @@ pub struct Settling {
     /// Of the attempt, where it is traced; it ends when the outcome is on disk.
     pub span: Span,
     /// Keeps the lease renewed.
+    #[expect(dead_code, reason = "held, not read")]
     pub ticket: Ticket,
     /// The connection's allowance of unconfirmed outcomes.
+    #[expect(dead_code, reason = "held, not read")]
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -39,7 +43,6 @@ pub struct Settling {
 pub struct Settler {
     pub queue: Queue,
     pub egress_node: NodeId,
-    pub lease: Duration,
     pub host: Host,
     pub meters: Meters,
 }
@@ -74,45 +77,65 @@ impl Settler {
         let _ = in_flight.acquire_many(IN_FLIGHT_MAX as u32).await;
     }
 
+    /// In as many calls as it takes: too much for one, or refused for the sake of one among them, it goes in halves.
     async fn settle(&self, batch: Vec<Settling>) {
-        self.meters.settled.observe(batch.len() as f64);
-        let (mut outcomes, mut spans, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        for Settling { outcome, span, ticket, permit } in batch {
-            outcomes.push(outcome);
-            spans.extend((!span.is_none()).then_some(span));
-            kept.push((ticket, permit));
-        }
-        let started = Instant::now();
-        let mut failures = 0;
-        loop {
-            match self.call(&outcomes, &spans).await {
-                Ok(results) => return self.count(&results),
-                Err(status) if !may_pass(&status) || started.elapsed() > self.patience() => {
-                    tracing::error!(%status, outcomes = outcomes.len(), "outcomes lost: their mail may be sent again");
-                    return self.meters.settlements.with_label_values(&["dropped"]).inc_by(outcomes.len() as u64);
+        let mut batches = vec![batch];
+        while let Some(mut batch) = batches.pop() {
+            let size_bytes: usize = batch.iter().map(|settling| bytes_about(&settling.outcome)).sum();
+            if batch.len() > 1 && size_bytes > BATCH_BYTES_MAX {
+                let rest = batch.split_off(batch.len() / 2);
+                batches.extend([rest, batch]);
+                continue;
+            }
+            self.meters.settled.observe(batch.len() as f64);
+            match self.persist(&batch).await {
+                Ok(results) => self.count(&results),
+                Err(status) if batch.len() > 1 && !self.host.stop.is_requested() => {
+                    tracing::warn!(%status, outcomes = batch.len(), "outcomes refused: sent in halves");
+                    let rest = batch.split_off(batch.len() / 2);
+                    batches.extend([rest, batch]);
                 }
                 Err(status) => {
-                    failures += 1;
-                    tracing::warn!(%status, outcomes = outcomes.len(), failures, "outcomes not settled yet");
-                    self.host.clock.sleep(plan::call_backoff(failures)).await;
+                    tracing::error!(%status, outcomes = batch.len(), "outcomes lost: their mail may be sent again");
+                    self.meters.settlements.with_label_values(&["dropped"]).inc_by(batch.len() as u64);
                 }
             }
         }
     }
 
-    async fn call(&self, outcomes: &[Outcome], attempts: &[Span]) -> Result<Vec<i32>, Status> {
+    /// Calls until the queue has taken them. A queue that is away is called for as long as this process runs: nobody
+    /// else has got the mail meanwhile. What waits is bounded by the connections' allowances.
+    async fn persist(&self, batch: &[Settling]) -> Result<Vec<i32>, Status> {
+        let outcomes: Vec<Outcome> = batch.iter().map(|settling| settling.outcome.clone()).collect();
+        let (mut failures, mut refusals, mut stopping) = (0, 0, None);
+        loop {
+            let status = match self.call(&outcomes, batch).await {
+                Ok(results) => return Ok(results),
+                Err(status) => status,
+            };
+            failures += 1;
+            refusals += u32::from(!is_away(&status));
+            if self.host.stop.is_requested() && stopping.is_none() {
+                stopping = Some(Instant::now());
+            }
+            let too_late = stopping.is_some_and(|since: Instant| since.elapsed() > STOP_TIMEOUT);
+            if too_late || refusals > REFUSALS_MAX || !may_pass(&status) {
+                return Err(status);
+            }
+            tracing::warn!(%status, outcomes = outcomes.len(), failures, "outcomes not settled yet");
+            self.host.clock.sleep(plan::call_backoff(failures)).await;
+        }
+    }
+
+    async fn call(&self, outcomes: &[Outcome], batch: &[Settling]) -> Result<Vec<i32>, Status> {
         let span = tracing::info_span!("settle", messages = outcomes.len());
-        for attempt in attempts {
+        for attempt in batch.iter().map(|settling| &settling.span).filter(|attempt| !attempt.is_none()) {
             trace::link(&span, &trace::of(attempt));
             trace::link(attempt, &trace::of(&span));
         }
         let request = SettleRequest { egress_node: Some(self.egress_node.clone()), outcomes: outcomes.to_vec() };
         let answer = call::within(CALL_TIMEOUT, self.queue.settle(Request::new(request))).instrument(span).await?;
         Ok(answer.into_inner().results)
-    }
-
-    fn patience(&self) -> Duration {
-        if self.host.stop.is_requested() { STOP_TIMEOUT } else { self.lease * LEASES_MAX }
     }
 
     fn count(&self, results: &[i32]) {
@@ -132,10 +155,25 @@ impl Settler {
     }
 }
 
+fn bytes_about(outcome: &Outcome) -> usize {
+    let text = |recipient: &RecipientOutcome| recipient.reply.as_ref().map_or(0, |reply| reply.text.len()) + 64;
+    512 + outcome.recipients.iter().map(text).sum::<usize>()
+}
+
+/// Nobody has looked at what was said.
+fn is_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled)
+}
+
 /// Whether the same call may succeed later.
 fn may_pass(status: &Status) -> bool {
     !matches!(
         status.code(),
-        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Unimplemented
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
     )
 }

@@ -5,6 +5,7 @@ use crate::crew::lock;
 use crate::plan;
 use crate::shared::{Event, Shared};
 use futures::StreamExt;
+use godwit_kit::call;
 use godwit_kit::peers::Peers;
 use godwit_proto::tsa::Tsa;
 use godwit_proto::tsa::v1::{ActionKind, WatchRequest, WatchResponse, watch_response::Item};
@@ -53,7 +54,7 @@ async fn watch(
     failures: &mut u32,
 ) -> Result<(), Status> {
     let request = WatchRequest { known_version: known.version, instance_id: known.instance_id.clone() };
-    let mut answers = tsa.watch(Request::new(request)).await?.into_inner();
+    let mut answers = call::within(SILENCE_MAX, tsa.watch(Request::new(request))).await?.into_inner();
     shared.host.health.set("egress", "tsa", Ok(()));
     loop {
         let silent = || Status::deadline_exceeded("no tick");

@@ -4,6 +4,7 @@ use crate::node::Node;
 use crate::plan;
 use crate::shared::{Event, Shared};
 use futures::StreamExt;
+use godwit_kit::call;
 use godwit_proto::queue::v1::{WatchDueRequest, WatchDueResponse};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use tonic::{Request, Status};
 
 /// How long the first dispatch waits for a TSA.
 const ORDERS_TIMEOUT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub async fn run(shared: Arc<Shared>, node: Arc<Node>) {
     let part = format!("queue {}", node.name);
@@ -37,7 +39,7 @@ pub async fn run(shared: Arc<Shared>, node: Arc<Node>) {
 async fn watch(shared: &Shared, node: &Node, part: &str, failures: &mut u32) -> Result<(), Status> {
     let request =
         WatchDueRequest { egress_node: Some(node.egress_node()), egress_pools: Vec::new(), held: node.held.all() };
-    let mut answers = node.queue.watch_due(Request::new(request)).await?.into_inner();
+    let mut answers = call::within(CALL_TIMEOUT, node.queue.watch_due(Request::new(request))).await?.into_inner();
     shared.say(Event::Anew { node: node.index }).await;
     node.away.store(false, Ordering::Relaxed);
     shared.host.health.set("egress", part, Ok(()));

@@ -121,26 +121,15 @@ impl Open {
         let (crew, shared) = (self.crew.clone(), self.shared.clone());
         let mut idle_since = Instant::now();
         loop {
-            // Before looking, so that what comes between the look and the wait is not missed.
-            let mut woken = std::pin::pin!(crew.wake.notified());
-            woken.as_mut().enable();
             if self.must_end() {
                 return End::Done;
             }
             let path = crew.path();
             let Some(pick) = crew.site.pick(crew.source_index, &shared.nodes) else {
-                let idle_until = idle_since + path.path.timeouts.idle;
-                let _idle = Counted::new(&crew.idle_count);
-                // A source that is ahead of its share is not woken by the others: it looks again itself.
-                let again = Duration::from_millis(if crew.site.due(&shared.nodes).is_empty() { 60_000 } else { 100 });
-                tokio::select! {
-                    () = woken => {}
-                    () = tokio::time::sleep(again) => {}
-                    () = self.session.unasked() => return End::Lost,
-                    () = tokio::time::sleep_until(idle_until) => return End::Done,
-                    () = shared.host.stop.requested() => return End::Done,
+                match self.idle(idle_since + path.path.timeouts.idle).await {
+                    Some(end) => return end,
+                    None => continue,
                 }
-                continue;
             };
             match self.serve_one_lease(pick, &path).await {
                 Served::Nothing if idle_since.elapsed() > path.path.timeouts.idle => return End::Done,
@@ -148,6 +137,29 @@ impl Open {
                 Served::Nothing => {}
                 Served::Over(end) => return end,
             }
+        }
+    }
+
+    /// Waits until there may be something to do; gives the end where there is nothing more.
+    async fn idle(&mut self, until: Instant) -> Option<End> {
+        let (crew, shared) = (self.crew.clone(), self.shared.clone());
+        // Only who has nothing in hand is among those who are woken, and is so before it looks again: what comes
+        // between the look and the wait is not missed.
+        let mut woken = std::pin::pin!(crew.wake.notified());
+        woken.as_mut().enable();
+        let _idle = Counted::new(&crew.idle_count);
+        if self.must_end() || crew.site.has_pick(crew.source_index, &shared.nodes) {
+            return None;
+        }
+        // A source that is ahead of its share is not woken by the others: it looks again itself.
+        let again = Duration::from_millis(if crew.site.due(&shared.nodes).is_empty() { 60_000 } else { 100 });
+        tokio::select! {
+            () = woken => None,
+            () = tokio::time::sleep(again) => None,
+            () = self.slots.yielded() => Some(End::Done),
+            () = self.session.unasked() => Some(End::Lost),
+            () = tokio::time::sleep_until(until) => Some(End::Done),
+            () = shared.host.stop.requested() => Some(End::Done),
         }
     }
 
@@ -216,6 +228,7 @@ impl Open {
     async fn pause(&mut self, wait: Duration) -> Served {
         tokio::select! {
             () = self.shared.host.clock.sleep(wait) => Served::Nothing,
+            () = self.slots.yielded() => Served::Over(End::Done),
             () = self.session.unasked() => Served::Over(End::Lost),
             () = self.shared.host.stop.requested() => Served::Over(End::Done),
         }

@@ -8,7 +8,11 @@ use godwit_proto::queue::v1::report_lane_request::State;
 use godwit_proto::queue::v1::watch_due_response::LaneDue;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// When a domain is looked at again that could not be forgotten.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Dispatcher {
     /// The node's memory may be new: nothing it was told before counts until its snapshot says so.
@@ -81,6 +85,9 @@ impl Dispatcher {
                 if domain.lanes.is_empty() {
                     self.leave_site(name);
                     self.domains.remove(name);
+                } else {
+                    // One of its lanes is being settled just now.
+                    self.wake_at(Instant::now() + LOOK_AGAIN, Wake::Domain(name.into()));
                 }
             }
             None => {}

@@ -1,6 +1,6 @@
 //! Sites and their crews: made when mail leads there, told of new limits and orders, forgotten when nothing is left.
 
-use super::{Dispatcher, Wake};
+use super::Dispatcher;
 use crate::actions::{Place, Standing, Touched};
 use crate::crew::{Crew, PoolIndex, Site, lock};
 use crate::lane_work::{self, Report};
@@ -26,6 +26,10 @@ pub(super) struct SiteState {
     pub crews: HashMap<usize, CrewState>,
     /// What was last reported of its lanes, by pool; nothing: they are drained.
     pub reported: HashMap<PoolIndex, Report>,
+    /// When its timer goes off.
+    pub armed: Option<Instant>,
+    /// It wants connections that this process may not have now.
+    pub crowded: bool,
 }
 
 pub(super) struct CrewState {
@@ -39,6 +43,8 @@ pub(super) struct CrewState {
     pub pause: Option<Pause>,
     /// When orders of the TSA change by themselves.
     pub standing_until: Option<SystemTime>,
+    /// Mail waits, and all connections are busy: since when, and what they had delivered by then.
+    pub stall: Option<(Instant, u64)>,
 }
 
 /// No new connections until then.
@@ -56,6 +62,15 @@ pub(super) enum Why {
     Unreachable,
 }
 
+impl Pause {
+    fn is_of_limits(&self) -> bool {
+        match self.why {
+            Why::Slots | Why::Throttled => true,
+            Why::Unreachable => false,
+        }
+    }
+}
+
 impl CrewState {
     /// Whether mail can leave this way: something is open, or may be opened.
     pub fn is_available(&self) -> bool {
@@ -71,6 +86,8 @@ impl Dispatcher {
             domains: BTreeSet::new(),
             crews: HashMap::new(),
             reported: HashMap::new(),
+            armed: None,
+            crowded: false,
         };
         let site = self.sites.entry(route.site.clone()).or_insert_with(new);
         site.shared.set_route(route.clone());
@@ -193,24 +210,20 @@ impl Dispatcher {
         let Some(state) = self.sites.get_mut(site) else { return };
         let crew = Crew::new(state.shared.clone(), self.shared.sources[source].clone(), source, path, &standing);
         let (crew, standing_until) = (Arc::new(crew), standing.until);
-        let new = CrewState { crew, hiring: false, proven: false, failures: 0, pause: None, standing_until };
+        let new =
+            CrewState { crew, hiring: false, proven: false, failures: 0, pause: None, standing_until, stall: None };
         state.crews.insert(source, new);
-        self.wake_when_standing_ends(site, standing.until);
     }
 
     fn refresh_crew(&mut self, site: &str, source: usize) {
         let Some((path, standing)) = self.path_of(site, source) else { return };
         if let Some(state) = self.sites.get_mut(site).and_then(|state| state.crews.get_mut(&source)) {
             state.standing_until = standing.until;
+            // What the throttle said of other limits may not hold for these.
+            if !state.crew.path().has_limits_of(&path) && state.pause.as_ref().is_some_and(Pause::is_of_limits) {
+                state.pause = None;
+            }
             state.crew.update(path, &standing);
-        }
-        self.wake_when_standing_ends(site, standing.until);
-    }
-
-    fn wake_when_standing_ends(&mut self, site: &str, until: Option<SystemTime>) {
-        if let Some(until) = until {
-            let at = self.instant(until) + std::time::Duration::from_millis(1);
-            self.wake_at(at, Wake::Site(site.into()));
         }
     }
 

@@ -1,7 +1,7 @@
 //! How many connections each crew has: hired for the backlog within limits, held back by pauses and suspensions.
 
 use super::settling::Verdict;
-use super::sites::{CrewState, Pause, Why};
+use super::sites::{CrewState, Pause, SiteState, Why};
 use super::{Dispatcher, SourceDown, Wake};
 use crate::crew::{Crew, PoolIndex, lock};
 use crate::lane_work::Report;
@@ -23,6 +23,10 @@ use tokio::time::Instant;
 
 /// How long to wait where this process has all the connections it may have.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
+/// How long mail waits for busy connections that get nothing done, before one more is opened.
+const STALL: Duration = Duration::from_secs(2);
+/// How long a throttle's word counts at the most: its limits may be changed, or its debts forgotten, before.
+const THROTTLED_MAX: Duration = Duration::from_secs(600);
 
 impl Dispatcher {
     /// Fits the connections of a site to what is due.
@@ -33,6 +37,7 @@ impl Dispatcher {
             self.ensure_crews(site, *pool);
         }
         self.end_pauses(site);
+        self.sites.get_mut(site).into_iter().for_each(|state| state.crowded = false);
         let mut wanted: HashMap<usize, u64> = HashMap::new();
         for (pool, backlog) in &due {
             let report = self.obstacle(site, *pool);
@@ -50,6 +55,30 @@ impl Dispatcher {
         for (source, backlog) in wanted.into_iter().filter(|(_, backlog)| *backlog > 0) {
             self.staff(site, source, backlog);
         }
+        self.arm(site);
+    }
+
+    /// Sets the site's one timer for whatever ends first by itself: a pause, an order, a source's time of rest.
+    fn arm(&mut self, site: &str) {
+        let now = Instant::now();
+        let Some(state) = self.sites.get(site) else { return };
+        let ends = state.crews.iter().flat_map(|(source, crew)| {
+            let pause = crew.pause.as_ref().map(|pause| pause.until);
+            let down = self.sources_down.get(source).map(|down| down.until).filter(|until| *until > now);
+            let standing = crew.standing_until.map(|until| self.instant(until) + Duration::from_millis(1));
+            let stall = crew.stall.map(|(since, _)| since + STALL).filter(|until| *until > now);
+            [pause, down, standing, stall].into_iter().flatten()
+        });
+        let Some(next) = ends.chain(state.crowded.then(|| now + CROWDED_WAIT)).min() else { return };
+        let armed = state.armed;
+        if armed.is_some_and(|armed| armed <= next) {
+            return;
+        }
+        if let Some(later) = armed {
+            self.timers.remove(&(later, Wake::Site(site.into())));
+        }
+        self.sites.get_mut(site).into_iter().for_each(|state| state.armed = Some(next));
+        self.wake_at(next, Wake::Site(site.into()));
     }
 
     pub(super) fn hear_hired(&mut self, crew: &Arc<Crew>, wait: Option<Duration>) {
@@ -61,28 +90,42 @@ impl Dispatcher {
                 if state.pause.as_ref().is_none_or(|pause| pause.why == Why::Slots) {
                     state.pause = Some(Pause { until, why: Why::Slots, reason });
                 }
-                self.wake_at(until, Wake::Site(crew.site.name.clone()));
             }
         }
         self.scale(&crew.site.name);
+        self.forget_if_empty(&crew.site.name);
     }
 
     pub(super) fn hear_connected(&mut self, crew: &Arc<Crew>) {
-        self.sources_down.remove(&crew.source_index);
+        let was_down = self.sources_down.remove(&crew.source_index).is_some();
         if let Some(state) = self.crew_state(crew) {
             (state.proven, state.failures) = (true, 0);
             if state.pause.as_ref().is_some_and(|pause| pause.why == Why::Unreachable) {
                 state.pause = None;
             }
         }
+        if was_down {
+            self.scale_all_of(crew.source_index);
+        }
         self.scale(&crew.site.name);
+    }
+
+    /// The source is back: what waits for it elsewhere need not wait longer.
+    fn scale_all_of(&mut self, source: usize) {
+        let has_it = |(_, state): &(&String, &SiteState)| state.crews.contains_key(&source);
+        let sites: Vec<String> = self.sites.iter().filter(has_it).map(|(name, _)| name.clone()).collect();
+        for site in sites {
+            self.scale(&site);
+        }
     }
 
     pub(super) fn hear_ended(&mut self, crew: &Arc<Crew>, end: End) {
         let site = crew.site.name.as_str();
         match end {
             End::Done | End::Lost => {}
-            End::Throttled { wait, key } => self.pause(crew, wait, Why::Throttled, format!("limited by {key}")),
+            End::Throttled { wait, key } => {
+                self.pause(crew, wait.min(THROTTLED_MAX), Why::Throttled, format!("limited by {key}"));
+            }
             End::Failed => self.pause(crew, plan::backoff(1), Why::Throttled, "a fault of our own".into()),
             End::SourceDown(why) => self.source_down(crew, why),
             End::Unreachable { result, reply } => self.unreachable(crew, result, &reply),
@@ -100,9 +143,6 @@ impl Dispatcher {
             let until = now + plan::backoff(failures);
             tracing::warn!(source = %crew.source.name, %why, "source cannot send");
             self.sources_down.insert(crew.source_index, SourceDown { until, failures, why });
-        }
-        if let Some(down) = self.sources_down.get(&crew.source_index) {
-            self.wake_at(down.until, Wake::Site(crew.site.name.clone()));
         }
     }
 
@@ -139,7 +179,6 @@ impl Dispatcher {
         if let Some(state) = self.crew_state(crew) {
             state.pause = Some(Pause { until, why, reason });
         }
-        self.wake_at(until, Wake::Site(crew.site.name.clone()));
     }
 
     fn end_pauses(&mut self, site: &str) {
@@ -198,8 +237,11 @@ impl Dispatcher {
         let crew = state.crew.clone();
         let in_hand = crew.in_hand_count.load(Ordering::Relaxed);
         let limit = crew.path().connection_limit();
-        let wanted = if state.proven { plan::connections(limit, backlog + in_hand) } else { 1 };
         let idle_count = crew.idle_count.load(Ordering::Relaxed);
+        let wanted = match state.proven {
+            true => plan::connections(limit, backlog + in_hand).max(state.unstall(limit)),
+            false => 1,
+        };
         for _ in 0..u64::from(idle_count.min(wanted)).min(backlog) {
             crew.wake.notify_one();
         }
@@ -211,14 +253,37 @@ impl Dispatcher {
             (0..missing).map_while(|_| self.shared.connections.clone().try_acquire_owned().ok()).collect();
         if permits.is_empty() {
             self.shared.meters.connections_limited.inc();
-            return self.wake_at(Instant::now() + CROWDED_WAIT, Wake::Site(site.into()));
+            self.sites.get_mut(site).into_iter().for_each(|state| state.crowded = true);
+            return;
         }
         state.hiring = true;
-        self.shared.host.stop.spawn(hire(self.shared.clone(), crew, permits));
+        // Among the connections: while it asks, one may still come.
+        self.shared.workers.spawn(hire(self.shared.clone(), crew, permits));
     }
 
     fn crew_state(&mut self, crew: &Crew) -> Option<&mut CrewState> {
         self.sites.get_mut(&crew.site.name)?.crews.get_mut(&crew.source_index)
+    }
+}
+
+impl CrewState {
+    /// Mail waits. Connections that this takes beyond what the backlog is worth: few messages share few connections,
+    /// but not one whose peer makes it wait.
+    fn unstall(&mut self, limit: u32) -> u32 {
+        let (now, delivered) = (Instant::now(), self.crew.delivered_count.load(Ordering::Relaxed));
+        let live = self.crew.live_count.load(Ordering::Relaxed);
+        let busy = live > 0 && live < limit && self.crew.idle_count.load(Ordering::Relaxed) == 0;
+        match self.stall.filter(|(_, before)| busy && *before == delivered) {
+            Some((since, _)) if since + STALL <= now => {
+                self.stall = None;
+                live + 1
+            }
+            Some(_) => 0,
+            None => {
+                self.stall = busy.then_some((now, delivered));
+                0
+            }
+        }
     }
 }
 

@@ -1,17 +1,22 @@
 //! A DNS server that is a table (RFC 1035), over UDP on a loopback port of its own.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 const A: u16 = 1;
+const CNAME: u16 = 5;
 const MX: u16 = 15;
+const AAAA: u16 = 28;
 
 #[derive(Clone)]
 pub enum Answer {
     Mx(Vec<(u16, &'static str)>),
     A(Ipv4Addr),
+    Aaaa(Ipv6Addr),
+    /// Said whatever was asked, and nothing of its target.
+    Cname(&'static str),
     NxDomain,
     ServFail,
 }
@@ -66,7 +71,9 @@ fn reply(query: &[u8], table: &HashMap<String, Vec<Answer>>) -> Vec<u8> {
                 let data = [&preference.to_be_bytes()[..], &name(host)].concat();
                 (MX, data)
             })),
-            Answer::A(_) | Answer::Mx(_) => {}
+            Answer::Aaaa(address) if kind == AAAA => records.push((AAAA, address.octets().to_vec())),
+            Answer::Cname(target) => records.push((CNAME, name(target))),
+            Answer::A(_) | Answer::Aaaa(_) | Answer::Mx(_) => {}
         }
     }
     let mut reply = query[..2].to_vec();

@@ -45,6 +45,47 @@ async fn a_long_wait_ends_the_connection_and_is_reported() {
 }
 
 #[tokio::test]
+async fn a_wait_ends_when_its_limit_is_lifted() {
+    let sink = Sink::start(Script::default()).await;
+    let mut setup = Setup::to(sink.at).shaping("[\"default\"]\nmax_message_rate = \"1/d\"\nidle_timeout = \"1s\"\n");
+    setup.throttle.0.lock().unwrap().waits = vec![Duration::from_secs(3600)];
+    let tsa = FakeTsa::new(Vec::new());
+    setup.tsa = Some(tsa.clone());
+    let world = setup.start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    world.queue.reported(State::Throttled).await;
+    let lift = Action {
+        id: "1".into(),
+        scope: Some(Scope { site: sink.at.to_string(), ..Scope::default() }),
+        kind: ActionKind::SetConfig.into(),
+        name: "max_message_rate".into(),
+        value: "\"100/s\"".into(),
+        expires: Some(timestamp(SystemTime::now() + Duration::from_secs(3600))),
+        ..Action::default()
+    };
+    tsa.0.send_replace(vec![lift]);
+    world.queue.outcomes(1).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_for_who_waits_for_its_slot() {
+    let sink = Sink::start(Script::default()).await;
+    let world = Setup::to(sink.at).start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    world.queue.outcomes(1).await;
+    world.throttle.0.lock().unwrap().crowded = true;
+    let released = async {
+        while world.throttle.0.lock().unwrap().slots_released == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), released).await.expect("the slot is given back");
+    world.finish().await;
+    assert_eq!(sink.heard().quit_count, 1);
+}
+
+#[tokio::test]
 async fn a_limit_that_is_not_configured_is_not_asked_for() {
     let sink = Sink::start(Script::default()).await;
     let world = Setup::to(sink.at).start().await;
@@ -81,6 +122,25 @@ async fn suspended_then_resumed() {
     let outcome = world.queue.outcomes(1).await.remove(0);
     assert_eq!(outcome.recipients[0].result(), RecipientResult::Delivered);
     world.queue.reported(State::Draining).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_suspension_ends_by_itself_when_the_tsa_is_silent() {
+    let sink = Sink::start(Script::default()).await;
+    let suspend = Action {
+        id: "1".into(),
+        scope: Some(Scope { site: sink.at.to_string(), ..Scope::default() }),
+        kind: ActionKind::Suspend.into(),
+        expires: Some(timestamp(SystemTime::now() + Duration::from_secs(1))),
+        ..Action::default()
+    };
+    let mut setup = Setup::to(sink.at);
+    setup.tsa = Some(FakeTsa::new(vec![suspend]));
+    setup.queue.put(&["a@d.example"], MESSAGE);
+    let world = setup.start().await;
+    world.queue.reported(State::Suspended).await;
+    world.queue.outcomes(1).await;
     world.finish().await;
 }
 

@@ -5,6 +5,7 @@
 mod contract;
 mod dns;
 mod limits;
+mod nodes;
 mod outcomes;
 mod proxy;
 mod queue;

@@ -111,6 +111,77 @@ async fn a_slow_peer_is_waited_for_and_the_lease_renewed() {
 }
 
 #[tokio::test]
+async fn mail_goes_over_an_idle_connection_while_another_is_busy() {
+    let gate = Arc::new(Semaphore::new(0));
+    let sink = Sink::start(Script { data: Data::WaitIfSlow(gate.clone()), ..Script::default() }).await;
+    let world = Setup::to(sink.at).shaping("[\"default\"]\nconnection_limit = 2\n").start().await;
+    world.queue.put(&["a@d.example"], "Subject: slow\r\n\r\nx\r\n");
+    while sink.heard().messages.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for count in 1..=5 {
+        world.queue.put(&["a@d.example"], MESSAGE);
+        world.queue.outcomes(count).await;
+    }
+    gate.add_permits(1);
+    world.queue.outcomes(6).await;
+    world.finish().await;
+    assert_eq!(sink.heard().connection_count, 2);
+}
+
+#[tokio::test]
+async fn a_body_that_is_stored_is_read_and_sent_unchanged() {
+    let sink = Sink::start(Script { extensions: &["PIPELINING", "8BITMIME"], ..Script::default() }).await;
+    let world = Setup::to(sink.at).start().await;
+    let mut content = String::from("Subject: large\r\n\r\n");
+    while content.len() < 3 << 20 {
+        content.push_str(&format!("{}\r\n.{}\r\n", content.len(), "y".repeat(900)));
+    }
+    world.queue.put_stored("a@d.example", content.clone().into());
+    let outcome = world.queue.outcomes(1).await.remove(0);
+    assert_eq!(results(&outcome), [(0, RecipientResult::Delivered, 250)]);
+    assert_eq!(outcome.size_bytes, content.len() as u64);
+    // One that cannot be read holds up nothing, and is told nothing.
+    world.queue.put_stored("a@d.example", content.into());
+    world.queue.change(|state| state.stored.clear());
+    world.queue.put(&["a@d.example"], MESSAGE);
+    let outcomes = world.queue.outcomes(2).await;
+    assert_eq!(outcomes[1].delivery_id.as_ref().unwrap().value, "dlv_4");
+    world.finish().await;
+    assert_eq!(sink.heard().messages.len(), 2);
+    assert!(sink.heard().messages[0].len() > 3 << 20 && sink.heard().messages[0].ends_with("y\r\n"));
+}
+
+#[tokio::test]
+async fn one_outcome_that_is_refused_costs_no_other() {
+    let sink = Sink::start(Script::default()).await;
+    let setup = Setup::to(sink.at);
+    setup.queue.change(|state| {
+        state.settle_refused = Some("dlv_150".into());
+        state.settle_failures = 8;
+    });
+    for n in 0..300 {
+        setup.queue.put(&["a@d.example"], &format!("Subject: {n}\r\n\r\nx\r\n"));
+    }
+    let world = setup.start().await;
+    let outcomes = world.queue.outcomes(299).await;
+    assert!(outcomes.iter().all(|outcome| outcome.delivery_id.as_ref().unwrap().value != "dlv_150"));
+    let dropped = "godwit_egress_settlements_total{result=\"dropped\"} 1";
+    let (text, queue) = (world.host.metrics.clone(), world.queue.clone());
+    world.finish().await;
+    assert!(text.text().contains(dropped), "{}", text.text());
+    assert_eq!(queue.change(|state| state.outcomes.len()), 299);
+}
+
+#[tokio::test]
+async fn what_a_peer_says_is_kept_within_bounds() {
+    let long: &'static str = Box::leak(format!("451 4.7.1 {}", "x".repeat(1_900)).into_boxed_str());
+    let (outcome, _) = one(Script { data: Data::Reply(long), ..Script::default() }, &["a@d.example"], MESSAGE).await;
+    assert_eq!(results(&outcome), [(0, RecipientResult::Deferred, 451)]);
+    assert_eq!(outcome.recipients[0].reply.as_ref().unwrap().text.len(), 1_024);
+}
+
+#[tokio::test]
 async fn two_lanes_of_a_site_share_a_connection() {
     let sink = Sink::start(Script::default()).await;
     let setup = Setup::to(sink.at).shaping("[\"default\"]\nconnection_limit = 1\n");

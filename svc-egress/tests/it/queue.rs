@@ -33,6 +33,10 @@ pub struct State {
     pub renewed: usize,
     pub released: usize,
     pub settle_failures: usize,
+    /// Whose outcome is refused, and with it the whole call.
+    pub settle_refused: Option<String>,
+    /// Bodies that are not in the lease.
+    pub stored: HashMap<String, bytes::Bytes>,
     /// Streams of what is due that break at the next change.
     pub streams_broken: usize,
     pub watched: Vec<WatchDueRequest>,
@@ -74,6 +78,18 @@ impl FakeQueue {
             };
             state.lanes.insert((domain.clone(), pool.into()), ());
             state.due.push((Lane { routing_domain: domain, egress_pool: pool.into() }, delivery));
+        });
+    }
+
+    /// One message whose body is read apart.
+    pub fn put_stored(&self, to: &str, content: bytes::Bytes) {
+        self.put(&[to], "");
+        self.change(|state| {
+            let (_, delivery) = state.due.last_mut().unwrap();
+            let message_id = delivery.message_id.clone().unwrap();
+            state.stored.insert(message_id.value.clone(), content.clone());
+            let size_bytes = content.len() as u64;
+            delivery.body = Some(Body { size_bytes, content: Some(body::Content::Stored(message_id)) });
         });
     }
 
@@ -228,6 +244,10 @@ impl QueueService for FakeQueue {
                 return Err(Status::unavailable("sick"));
             }
             let outcomes = request.into_inner().outcomes;
+            let id = |outcome: &Outcome| outcome.delivery_id.as_ref().map(|id| id.value.clone());
+            if outcomes.iter().any(|outcome| state.settle_refused.is_some() && id(outcome) == state.settle_refused) {
+                return Err(Status::invalid_argument("outcomes: one of them"));
+            }
             let results = outcomes.iter().map(|outcome| match state.close(&outcome.lease_id) {
                 true => settle_response::Result::Applied.into(),
                 false => settle_response::Result::Stale.into(),
@@ -267,8 +287,15 @@ impl QueueService for FakeQueue {
     async fn record(&self, _: Request<RecordRequest>) -> Result<Response<RecordResponse>, Status> {
         unused()
     }
-    async fn read_body(&self, _: Request<ReadBodyRequest>) -> Result<Response<Self::ReadBodyStream>, Status> {
-        unused()
+    async fn read_body(&self, request: Request<ReadBodyRequest>) -> Result<Response<Self::ReadBodyStream>, Status> {
+        let ReadBodyRequest { message_id, offset } = request.into_inner();
+        let id = message_id.unwrap().value;
+        let content = self.change(|state| state.stored.get(&id).cloned()).ok_or_else(|| Status::not_found("body"))?;
+        let content = content.slice(offset as usize..);
+        let pieces = (0..content.len()).step_by(1 << 20);
+        let pieces = pieces.map(move |at| content.slice(at..content.len().min(at + (1 << 20))));
+        let answers = pieces.map(|content| Ok(ReadBodyResponse { content }));
+        Ok(Response::new(Box::pin(futures::stream::iter(answers.collect::<Vec<_>>()))))
     }
     async fn watch_events(&self, _: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
         unused()

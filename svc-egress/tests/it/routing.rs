@@ -49,6 +49,16 @@ async fn a_private_mx_is_refused() {
     let private = refusal(&[("d.example", mx), ("mx.d.example", Answer::A(Ipv4Addr::LOCALHOST))]).await;
     assert_eq!(told(&private), (RecipientResult::Bounced, 550, "5.4.4".into()));
     assert_eq!(private.site, "mx.d.example");
+    let mx = Answer::Mx(vec![(10, "mx.d.example")]);
+    let disguised = Answer::Aaaa(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+    let private = refusal(&[("d.example", mx), ("mx.d.example", disguised)]).await;
+    assert_eq!(told(&private), (RecipientResult::Bounced, 550, "5.4.4".into()));
+}
+
+#[tokio::test]
+async fn an_alias_without_mx_is_not_a_null_mx() {
+    let table = [("d.example", Answer::Cname("host.example")), ("host.example", Answer::A(Ipv4Addr::LOCALHOST))];
+    assert_eq!(delivered_by(&table).await, "d.example");
 }
 
 /// The sink stands at the addresses that DNS gives, at a port that shaping says.

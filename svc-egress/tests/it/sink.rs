@@ -27,6 +27,8 @@ pub enum Data {
     DisconnectAfter,
     /// Takes the message and answers 250 once a permit is there.
     Wait(Arc<Semaphore>),
+    /// The same for messages that say `slow`; others at once.
+    WaitIfSlow(Arc<Semaphore>),
 }
 
 impl Default for Script {
@@ -143,6 +145,12 @@ async fn take_message(stream: &mut BufReader<TcpStream>, data: &Data, heard: &Mu
         Data::Wait(gate) => {
             gate.acquire().await.unwrap().forget();
             say(stream, "250 2.0.0 taken at last").await?;
+        }
+        Data::WaitIfSlow(gate) => {
+            if String::from_utf8_lossy(&message).contains("slow") {
+                gate.acquire().await.unwrap().forget();
+            }
+            say(stream, "250 2.0.0 taken").await?;
         }
     }
     Ok(true)

@@ -18,6 +18,8 @@ pub struct Script {
     pub refunded_count: u64,
     pub slots_given: usize,
     pub slots_released: usize,
+    /// Somebody waits for each slot.
+    pub crowded: bool,
 }
 
 fn unused<T>() -> Result<Response<T>, Status> {
@@ -66,8 +68,11 @@ impl ThrottleService for FakeThrottle {
         Ok(Response::new(AcquireSlotsResponse { responses }))
     }
 
-    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        Ok(Response::new(HeartbeatResponse::default()))
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        let crowded = self.0.lock().unwrap().crowded;
+        let slots = request.into_inner().slots.into_iter().filter(|_| crowded);
+        let waiters = slots.map(|slot| heartbeat_response::Waiters { key: slot.key, waiter_count: 1 }).collect();
+        Ok(Response::new(HeartbeatResponse { lost: Vec::new(), waiters }))
     }
 
     async fn release_slots(

@@ -1,10 +1,11 @@
 //! One egress with the scripts around it; ended, with all that it started, by `finish`.
 
+use crate::proxy::FakeProxy;
 use crate::queue::FakeQueue;
 use crate::throttle::FakeThrottle;
 use crate::tsa::FakeTsa;
 use godwit_kit::Host;
-use godwit_kit::peers::Peers;
+use godwit_kit::peers::{Peer, Peers};
 use godwit_proto::id::{MessageId, NodeId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ pub struct Setup {
     pub queue: FakeQueue,
     pub throttle: FakeThrottle,
     pub tsa: Option<FakeTsa>,
+    pub proxy: Option<FakeProxy>,
+    /// Beside `queue`.
+    pub other_queue: Option<FakeQueue>,
     files: Vec<PathBuf>,
 }
 
@@ -39,7 +43,15 @@ impl Setup {
 
     pub fn new() -> Self {
         let config = Config { hostname: "egress.example".into(), shaping_files: Some(Vec::new()), ..Config::default() };
-        Self { config, queue: FakeQueue::new(), throttle: FakeThrottle::default(), tsa: None, files: Vec::new() }
+        Self {
+            config,
+            queue: FakeQueue::new(),
+            throttle: FakeThrottle::default(),
+            tsa: None,
+            proxy: None,
+            other_queue: None,
+            files: Vec::new(),
+        }
     }
 
     pub fn shaping(mut self, text: &str) -> Self {
@@ -53,11 +65,16 @@ impl Setup {
     pub async fn start(self) -> World {
         let host = Host::new(NodeId::new());
         let tsa = self.tsa.map(|tsa| Peers::here(NodeId::new(), Arc::new(tsa) as godwit_proto::tsa::Tsa));
+        let queues = [Some(self.queue.clone()), self.other_queue].into_iter().flatten();
+        let queue = |queue| Peer::here(NodeId::new(), Arc::new(queue) as godwit_proto::queue::Queue);
+        let queues = queues.map(queue).collect();
+        let proxy = |proxy| Peer::here(NodeId::new(), Arc::new(proxy) as godwit_proto::proxy::Proxy);
+        let proxies = self.proxy.into_iter().map(proxy);
         let deps = Deps {
-            queues: Peers::here(host.node, Arc::new(self.queue.clone())),
+            queues: Peers::new(queues),
             throttle: Arc::new(self.throttle.clone()),
             tsa: tsa.unwrap_or_else(|| Peers::new(Vec::new())),
-            proxies: Peers::new(Vec::new()),
+            proxies: Peers::new(proxies.collect()),
         };
         let service = svc_egress::build(self.config, deps, &host).await.unwrap();
         World { queue: self.queue, throttle: self.throttle, host, service, files: self.files }

@@ -1,0 +1,47 @@
+//! Several queue nodes are served side by side.
+
+use crate::queue::FakeQueue;
+use crate::sink::{Script, Sink};
+use crate::world::Setup;
+
+const MESSAGE: &str = "Subject: x\r\n\r\nhello\r\n";
+
+#[tokio::test]
+async fn a_small_backlog_does_not_wait_for_a_large_one() {
+    let sink = Sink::start(Script::default()).await;
+    let mut setup = Setup::to(sink.at).shaping("[\"default\"]\nconnection_limit = 1\n");
+    let other = FakeQueue::new();
+    setup.other_queue = Some(other.clone());
+    for _ in 0..2_000 {
+        setup.queue.put(&["a@d.example"], MESSAGE);
+    }
+    let world = setup.start().await;
+    world.queue.outcomes(1).await;
+    for _ in 0..20 {
+        other.put(&["b@d.example"], MESSAGE);
+    }
+    other.outcomes(20).await;
+    let left = world.queue.change(|state| 2_000 - state.outcomes.len());
+    assert!(left > 0, "the large backlog went first");
+    world.finish().await;
+    assert_eq!(sink.heard().connection_count, 1);
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_holds_up_no_other() {
+    let sink = Sink::start(Script::default()).await;
+    let mut setup = Setup::to(sink.at);
+    let other = FakeQueue::new();
+    setup.other_queue = Some(other.clone());
+    // Its outcomes are not taken and its streams break; it comes back in the end.
+    other.change(|state| (state.streams_broken, state.settle_failures) = (3, 3));
+    other.put(&["b@d.example"], MESSAGE);
+    let world = setup.start().await;
+    for count in 1..=20 {
+        world.queue.put(&["a@d.example"], MESSAGE);
+        world.queue.outcomes(count).await;
+    }
+    assert_eq!(other.outcomes(1).await.len(), 1);
+    world.finish().await;
+    assert_eq!(sink.heard().messages.len(), 21, "each once");
+}
