@@ -3,7 +3,7 @@
 use crate::core::{Claimed, Next};
 use crate::error::Error;
 use crate::node::Node;
-use crate::spool::{Lookup, Record};
+use crate::spool::{self, Lookup, Record};
 use crate::stored::Meta;
 use crate::{events, outcome};
 use bytes::Bytes;
@@ -22,10 +22,19 @@ pub struct Plan {
 }
 
 /// The envelopes of deliveries, as far as they can be read: a damaged one is empty.
+///
+/// # Errors
+/// The disk gives none of those that have to be read.
 pub async fn read_metas(node: &Node, claimed: &[Claimed]) -> Result<Vec<Meta>, Error> {
     let missing: Vec<u128> =
         claimed.iter().filter(|claimed| claimed.meta.is_empty()).map(|claimed| claimed.id.message.0).collect();
-    let mut read = if missing.is_empty() { Vec::new() } else { node.spool.read_up_to(missing, 0).await? }.into_iter();
+    let read = if missing.is_empty() { Vec::new() } else { node.spool.read_up_to(missing, 0).await? };
+    if let Some(Lookup::Unreadable(reason)) = read.first()
+        && read.iter().all(|lookup| matches!(lookup, Lookup::Unreadable(_)))
+    {
+        return Err(spool::Error::Unavailable { reason: reason.clone() }.into());
+    }
+    let mut read = read.into_iter();
     let meta = |claimed: &Claimed| {
         let stored = if claimed.meta.is_empty() {
             read.next().and_then(Lookup::found).map(|stored| stored.meta).unwrap_or_default()

@@ -118,6 +118,17 @@ impl Section for Config {
         if self.deliveries_max == 0 || self.deliveries_max > 100_000_000 {
             faults.add("queue.deliveries_max", "must be from 1 to 100000000");
         }
+        for (key, bound) in [("routes_max", self.routes_max), ("watchers_max", self.watchers_max)] {
+            if bound == 0 {
+                faults.add(format!("queue.{key}"), "must be at least 1");
+            }
+        }
+        if self.restart_grace > LEASE_MAX {
+            faults.add("queue.restart_grace", "must be at most 10m");
+        }
+        if self.upload_bytes_max < self.message_bytes_max {
+            faults.add("queue.upload_bytes_max", "must hold at least one message of message_bytes_max");
+        }
         if !SEGMENT_BYTES.contains(&self.spool.segment_bytes.0) {
             faults.add("queue.spool.segment_bytes", "must be from 1MiB to 1GiB");
         }

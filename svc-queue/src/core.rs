@@ -152,9 +152,11 @@ impl Core {
         &self.rules.schedule
     }
 
-    /// A message is about to be written. False: there is no room for so many deliveries.
+    /// A message is about to be written. False: there is no room for so many deliveries. One that has been seen will turn out
+    /// to be a duplicate and needs none: turned away for that, it would be brought elsewhere as well.
     pub fn arrive(&mut self, id: u128, delivery_count: usize) -> bool {
-        if self.deliveries.len() + self.arriving_count + delivery_count > self.rules.deliveries_max {
+        let in_use = self.deliveries.len() + self.arriving_count;
+        if in_use + delivery_count > self.rules.deliveries_max && !self.has_seen(id) {
             return false;
         }
         self.arriving_count += delivery_count;
@@ -337,6 +339,11 @@ impl Core {
 
     pub fn knows(&self, id: u128) -> bool {
         self.messages.contains_key(&short(id)) || self.finished.contains(id)
+    }
+
+    /// Whether it is here, was here a short while ago, or is being written.
+    pub fn has_seen(&self, id: u128) -> bool {
+        self.knows(id) || self.arriving.contains_key(&id)
     }
 
     pub fn message_count(&self) -> usize {

@@ -5,7 +5,7 @@ use crate::idempotency::{Claimed, Reservation};
 use crate::intake::{self, Incoming, Source};
 use crate::node::Node;
 use crate::outcome;
-use crate::spool::{Appended, Record, Verdict};
+use crate::spool::{self, Appended, Record, Verdict};
 use crate::{events, stored};
 use bytes::Bytes;
 use godwit_kit::trace;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 pub const MESSAGES_MAX: usize = 1_000;
-/// What one call may bring, bodies alone.
-const BODIES_BYTES_MAX: usize = godwit_proto::CALL_BYTES_MAX;
+/// Bodies of one call; the rest of what a call may carry is for envelopes.
+const BODIES_BYTES_MAX: usize = godwit_proto::CALL_BYTES_MAX / 8 * 7;
 
 /// A message on its way, and the place of its answer.
 struct Entry {
@@ -33,7 +33,8 @@ pub async fn enqueue(node: &Arc<Node>, messages: Vec<EnqueueMessage>) -> Result<
         return Err(Error::invalid("messages", format!("{}, not 1 to {MESSAGES_MAX}", messages.len())));
     }
     if node.host.stop.is_requested() {
-        return Err(Error::Stopping);
+        let ids: Vec<_> = messages.iter().filter_map(|m| MessageId::try_from(&m.message_id).ok()).collect();
+        return Err(turned_away(node, &ids, Error::Stopping));
     }
     let bytes: usize = messages.iter().map(inline_bytes).sum();
     if bytes > BODIES_BYTES_MAX {
@@ -42,9 +43,11 @@ pub async fn enqueue(node: &Arc<Node>, messages: Vec<EnqueueMessage>) -> Result<
     let now = node.host.clock.now();
     let mut replies = Vec::with_capacity(messages.len());
     let mut entries = Vec::with_capacity(messages.len());
+    let mut ids = Vec::with_capacity(messages.len());
     for (place, message) in messages.into_iter().enumerate() {
         let id = MessageId::try_from(&message.message_id)
             .map_err(|invalid| Error::invalid(format!("messages[{place}].message_id"), invalid))?;
+        ids.push(id);
         match intake::parse(id, message, &node.limits, now) {
             Ok(mut incoming) => {
                 incoming.meta.trace = incoming.meta.trace.or_else(current_trace);
@@ -55,11 +58,23 @@ pub async fn enqueue(node: &Arc<Node>, messages: Vec<EnqueueMessage>) -> Result<
         }
     }
     let accepting = accept(node.clone(), entries, replies);
-    let results = node.run(accepting).await?;
+    let results = node.run(accepting).await.map_err(|error| turned_away(node, &ids, error))?;
     for result in &results {
         node.metrics.enqueued.with_label_values(&[label(result.outcome())]).inc();
     }
     Ok(EnqueueResponse { results })
+}
+
+/// It is written all at once or not at all; but what is here from an earlier call must not go to another node as well.
+fn turned_away(node: &Node, ids: &[MessageId], error: Error) -> Error {
+    match error {
+        Error::Stopping | Error::Keys(_) | Error::Spool(spool::Error::Unavailable { .. })
+            if !node.with(|core, _| ids.iter().any(|id| core.has_seen(id.0))) =>
+        {
+            Error::TurnedAway(error.to_string())
+        }
+        error => error,
+    }
 }
 
 fn inline_bytes(message: &EnqueueMessage) -> usize {

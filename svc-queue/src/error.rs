@@ -15,9 +15,11 @@ pub enum Error {
     /// A bound is reached; nothing was taken.
     #[error("{limit} is reached ({value})")]
     Full { limit: &'static str, value: u64 },
-    /// Nothing was begun.
     #[error("the queue is stopping")]
     Stopping,
+    /// Nothing of what was brought has been begun, now or before: it may be brought elsewhere at once.
+    #[error("{0}")]
+    TurnedAway(String),
     /// Another operation has it, and will not end before the stop.
     #[error("the queue is stopping, and what was asked for is not done")]
     Halted,
@@ -47,19 +49,17 @@ impl From<Error> for Status {
             Error::Invalid { .. } => Status::invalid_argument(text),
             Error::NotFound { .. } => Status::not_found(text),
             Error::Full { .. } => Status::resource_exhausted(text),
-            Error::Stopping => not_begun(Status::unavailable(text)),
-            Error::Keys(_) | Error::Halted => Status::unavailable(text),
+            Error::TurnedAway(_) => {
+                let mut status = Status::unavailable(text);
+                status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
+                status
+            }
+            Error::Stopping | Error::Keys(_) | Error::Halted => Status::unavailable(text),
             Error::Spool(spool::Error::Unavailable { .. } | spool::Error::Fenced) => Status::unavailable(text),
             Error::Spool(spool::Error::Unknown) | Error::Lost | Error::Damaged(_) => Status::internal(text),
             Error::NotYet(_) => Status::unimplemented(text),
         }
     }
-}
-
-/// Says that the call surely did nothing, so that it may be made elsewhere at once.
-pub fn not_begun(mut status: Status) -> Status {
-    status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
-    status
 }
 
 /// Why a whole spool could not be brought up.

@@ -30,6 +30,8 @@ const BYTES_DEFAULT: u64 = 16 << 20;
 /// Bodies in sum, also those that are streamed afterwards.
 const BYTES_MAX: u64 = 32 << 20;
 const WAIT_MS_MAX: u64 = 30_000;
+/// When what the disk would not give is asked for again.
+const UNREADABLE_MS: u64 = 10_000;
 /// What an answer may hold, envelopes included, beyond the first delivery.
 const ANSWER_BYTES_MAX: usize = godwit_proto::CALL_BYTES_MAX / 2;
 
@@ -174,6 +176,10 @@ fn sort(node: &Arc<Node>, picked: Vec<Picked>, lookups: Vec<Lookup>) -> Vec<(Pic
             Lookup::Damaged => {
                 tracing::error!(%message_id, "a stored message is damaged: set aside until it expires");
                 set_aside(node, &picked);
+            }
+            Lookup::Unreadable(error) => {
+                tracing::error!(%message_id, error, "a stored message cannot be read just now: tried again later");
+                node.with(|core, now_ms| core.put_back(picked.key, now_ms + UNREADABLE_MS, now_ms));
             }
             Lookup::Missing => {
                 tracing::error!(%message_id, "a queued message is not in the spool: forgotten");

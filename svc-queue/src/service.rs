@@ -1,15 +1,20 @@
 //! The contract of the queue: each call is checked, carried out by its module, and answered.
 
-use crate::error::{Error, not_begun};
+use crate::error::Error;
 use crate::events::codec;
 use crate::lane::Report;
 use crate::node::Node;
 use crate::outcome::instant;
 use crate::spool::Record;
+use crate::watch::Seat;
 use crate::{bodies, enqueue, leasing, settle, watch, withdraw};
+use futures::StreamExt;
 use godwit_proto::Replies;
+use godwit_proto::common::v1::EventKind;
 use godwit_proto::convert::system_time;
 use godwit_proto::queue::QueueService;
+use godwit_proto::queue::v1::report_lane_request::State;
+use godwit_proto::queue::v1::route_request::Entry;
 use godwit_proto::queue::v1::{
     EnqueueRequest, EnqueueResponse, LeaseRequest, LeaseResponse, PutBodyRequest, PutBodyResponse, ReadBodyRequest,
     ReadBodyResponse, RecordRequest, RecordResponse, ReleaseRequest, ReleaseResponse, RenewRequest, RenewResponse,
@@ -17,8 +22,9 @@ use godwit_proto::queue::v1::{
     SettleRequest, SettleResponse, WatchDueRequest, WatchDueResponse, WatchEventsRequest, WatchEventsResponse,
     WithdrawRequest, WithdrawResponse,
 };
+use prost::Message;
 use std::sync::Arc;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tracing::{Instrument, info_span};
 
 /// A queue node. Cheap to clone; all clones are one queue.
@@ -28,6 +34,9 @@ pub struct Service {
 }
 
 const EVENTS_MAX: usize = 1_000;
+const EVENTS_BYTES_MAX: usize = 8 << 20;
+/// Of a site's name, and of the reason in a report.
+const TEXT_BYTES_MAX: usize = 1_024;
 const ROUTES_MAX: usize = 10_000;
 /// However long a route is said to hold.
 const ROUTE_TTL_MS_MAX: u64 = 86_400_000;
@@ -54,13 +63,19 @@ impl Service {
             let field = match entry {
                 entry if entry.routing_domain.is_empty() => "routing_domain",
                 entry if entry.site.is_empty() => "site",
+                entry if entry.routing_domain.len() > TEXT_BYTES_MAX => "routing_domain",
+                entry if entry.site.len() > TEXT_BYTES_MAX => "site",
                 _ => continue,
             };
-            return Err(Error::invalid(format!("entries[{place}].{field}"), "empty"));
+            let what = format!("not 1 to {TEXT_BYTES_MAX} bytes");
+            return Err(Error::invalid(format!("entries[{place}].{field}"), what));
         }
         let routes_max = self.node.config.routes_max;
         self.node.with(|core, now_ms| {
-            if core.lanes.route_count() + request.entries.len() > routes_max {
+            let fresh = |entry: &&Entry| !core.lanes.is_routed(&entry.routing_domain.to_lowercase());
+            let room = routes_max.saturating_sub(core.lanes.route_count());
+            // Counted only where it matters: what is known already takes no room.
+            if request.entries.len() > room && request.entries.iter().filter(fresh).count() > room {
                 return Err(Error::Full { limit: "queue.routes_max", value: routes_max as u64 });
             }
             for entry in &request.entries {
@@ -71,9 +86,19 @@ impl Service {
         })
     }
 
-    fn report(&self, request: ReportLaneRequest) -> Result<ReportLaneResponse, Error> {
+    fn report(&self, mut request: ReportLaneRequest) -> Result<ReportLaneResponse, Error> {
         let Some(lane) = &request.lane else { return Err(Error::invalid("lane", "missing")) };
-        let until_ms = request.until.as_ref().and_then(system_time).map(crate::intake::since_epoch_ms);
+        if request.state() == State::Unspecified {
+            return Err(Error::invalid("state", "no state"));
+        }
+        let until_ms = match &request.until {
+            None => None,
+            Some(until) => match system_time(until) {
+                Some(until) => Some(crate::intake::since_epoch_ms(until)),
+                None => return Err(Error::invalid("until", "not an instant since 1970")),
+            },
+        };
+        request.reason.truncate(request.reason.floor_char_boundary(TEXT_BYTES_MAX));
         let report = Report { state: request.state, reason: request.reason, until_ms };
         self.node.with(|core, _| core.lanes.report(&lane.routing_domain.to_lowercase(), &lane.egress_pool, report));
         Ok(ReportLaneResponse {})
@@ -83,8 +108,18 @@ impl Service {
         if request.events.is_empty() || request.events.len() > EVENTS_MAX {
             return Err(Error::invalid("events", format!("{}, not 1 to {EVENTS_MAX}", request.events.len())));
         }
-        if let Some(place) = request.events.iter().position(|event| event.kind == 0) {
-            return Err(Error::invalid(format!("events[{place}].kind"), "unspecified"));
+        let mut bytes = 0;
+        for (place, event) in request.events.iter().enumerate() {
+            if event.kind() == EventKind::Unspecified {
+                return Err(Error::invalid(format!("events[{place}].kind"), "no kind of event"));
+            }
+            if event.time.as_ref().is_some_and(|time| system_time(time).is_none()) {
+                return Err(Error::invalid(format!("events[{place}].time"), "not an instant since 1970"));
+            }
+            bytes += event.encoded_len();
+        }
+        if bytes > EVENTS_BYTES_MAX {
+            return Err(Error::invalid("events", format!("{bytes} bytes, more than {EVENTS_BYTES_MAX}")));
         }
         let now = instant(self.node.now_ms());
         for event in &mut request.events {
@@ -116,9 +151,7 @@ impl QueueService for Service {
     async fn enqueue(&self, request: Request<EnqueueRequest>) -> Result<Response<EnqueueResponse>, Status> {
         let messages = request.into_inner().messages;
         let span = info_span!("queue.enqueue", messaging.batch.message_count = messages.len());
-        let answered = answer(enqueue::enqueue(&self.node, messages).instrument(span).await);
-        // It writes all at once or nothing: then another node may be asked at once.
-        answered.map_err(|status| if status.code() == Code::Unavailable { not_begun(status) } else { status })
+        answer(enqueue::enqueue(&self.node, messages).instrument(span).await)
     }
 
     async fn put_body(&self, request: Request<PutBodyRequest>) -> Result<Response<PutBodyResponse>, Status> {
@@ -174,6 +207,12 @@ impl QueueService for Service {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        self.node.log.watch(request.into_inner()).map(Response::new)
+        let seat = Seat::take(&self.node)?;
+        let events = self.node.log.watch(request.into_inner())?;
+        // The seat is taken for as long as the stream lives.
+        let seated = events.inspect(move |_| {
+            let _ = &seat;
+        });
+        Ok(Response::new(Box::pin(seated)))
     }
 }

@@ -58,10 +58,10 @@ fn parse((place, held): (usize, &HeldLease)) -> Result<(LeaseId, DeliveryId), Er
 }
 
 /// One of `watchers_max`.
-struct Seat(Arc<Node>);
+pub struct Seat(Arc<Node>);
 
 impl Seat {
-    fn take(node: &Arc<Node>) -> Result<Self, Error> {
+    pub fn take(node: &Arc<Node>) -> Result<Self, Error> {
         let seat = Self(node.clone());
         if node.watchers.fetch_add(1, Ordering::Relaxed) >= node.config.watchers_max {
             return Err(Error::Full { limit: "queue.watchers_max", value: node.config.watchers_max as u64 });

@@ -112,7 +112,7 @@ pub async fn list(node: &Arc<Node>, request: ListMessagesRequest) -> Result<List
 fn meta(lookup: &Lookup) -> Meta {
     match lookup {
         Lookup::Found(Stored { meta, .. }) => Meta::decode(meta.clone()).unwrap_or_default(),
-        Lookup::Missing | Lookup::Damaged => Meta::default(),
+        Lookup::Missing | Lookup::Damaged | Lookup::Unreadable(_) => Meta::default(),
     }
 }
 

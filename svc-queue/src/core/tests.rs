@@ -222,3 +222,25 @@ fn what_is_set_aside_blocks_nobody_and_ends_by_age() {
     assert_eq!((lease(&mut core, 0).len(), core.aside_count()), (0, 1));
     assert_eq!((core.advance(100 * MINUTE).expired.len(), core.aside_count()), (1, 0));
 }
+
+#[test]
+fn a_mark_that_is_made_again_lasts_from_then_on() {
+    let mut core = core();
+    assert!(core.refuse_later(1, 10) && core.refuse_later(1, 20));
+    assert_eq!(core.advance(10).lapsed, []);
+    assert!(core.is_withdrawn(1));
+    assert_eq!(core.advance(20).lapsed, [1]);
+    assert_eq!((core.is_withdrawn(1), core.next_wake()), (false, Some(u64::MAX)));
+}
+
+#[test]
+fn a_lease_id_that_somebody_has_is_not_held_for_another_delivery() {
+    let mut core = core();
+    core.insert(1, &head(&["a.example"], 0), 10, 0);
+    let first = lease(&mut core, 0).remove(0);
+    core.insert(2, &head(&["a.example"], 0), 10, 0);
+    let other = DeliveryId { message: MessageId(2), part: 0 };
+    assert!(!core.hold(EGRESS, first.lease, other, MINUTE));
+    assert!(core.hold(EGRESS, LeaseId(99), other, MINUTE));
+    assert_eq!(core.renew(vec![first.lease, LeaseId(99)], EGRESS, 2 * MINUTE), []);
+}

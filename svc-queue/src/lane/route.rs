@@ -58,6 +58,10 @@ impl Lanes {
         ended
     }
 
+    pub fn is_routed(&self, domain: &str) -> bool {
+        self.domains.get(domain).is_some_and(|domain| domain.route.is_some())
+    }
+
     pub fn route_count(&self) -> usize {
         self.route_ends.len()
     }

@@ -33,6 +33,20 @@ fn tenants_share_a_site_whatever_their_backlog() {
 }
 
 #[test]
+fn a_lane_that_runs_empty_often_is_remembered_once() {
+    let mut lanes = Lanes::default();
+    for now_ms in 0..1_000 {
+        let queue = lanes.join(&name("t", "a.example"), 1);
+        lanes.leave(queue, 1, now_ms);
+    }
+    assert_eq!(lanes.idle.len(), 1);
+    lanes.sweep(IDLE_MS + 500);
+    assert_eq!(lanes.lane_count(), 1);
+    lanes.sweep(IDLE_MS + 999);
+    assert_eq!((lanes.lane_count(), lanes.idle.len()), (0, 0));
+}
+
+#[test]
 fn campaigns_share_their_tenants_turn() {
     let mut lanes = Lanes::default();
     let campaign = |campaign| Name { campaign, ..name("t", "a.example") };

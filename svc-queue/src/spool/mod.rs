@@ -153,7 +153,7 @@ impl Spool {
         if !missing.is_empty() {
             let shared = self.shared.clone();
             let wanted: Vec<Id> = missing.iter().map(|&i| ids[i]).collect();
-            let lookups = blocking(move || read::read_many(&shared, &wanted, body_bytes_max)).await?;
+            let lookups = blocking(move || Ok(read::read_many(&shared, &wanted, body_bytes_max))).await?;
             missing.into_iter().zip(lookups).for_each(|(i, lookup)| found[i] = Some(lookup));
         }
         Ok(found.into_iter().map(|lookup| lookup.unwrap_or(Lookup::Missing)).collect())

@@ -25,7 +25,7 @@ pub fn from_cache(shared: &Shared, ids: &[Id]) -> Vec<Option<Lookup>> {
 const ENVELOPE_BYTES: usize = 4 << 10;
 
 /// Blocks. Opens each segment once, in the order of places.
-pub fn read_many(shared: &Shared, ids: &[Id], body_bytes_max: usize) -> Result<Vec<Lookup>, Error> {
+pub fn read_many(shared: &Shared, ids: &[Id], body_bytes_max: usize) -> Vec<Lookup> {
     let mut order: Vec<(Option<Place>, usize)> = {
         let index = lock(&shared.index);
         ids.iter().enumerate().map(|(i, id)| (index.get(*id).map(|slot| slot.place), i)).collect()
@@ -34,13 +34,15 @@ pub fn read_many(shared: &Shared, ids: &[Id], body_bytes_max: usize) -> Result<V
     let mut found = vec![Lookup::Missing; ids.len()];
     let mut open = None;
     for (place, i) in order.into_iter().filter(|(place, _)| place.is_some()) {
-        found[i] = retry(shared, ids[i], place, Lookup::Missing, Lookup::Damaged, |place, key| {
+        let lookup = retry(shared, ids[i], place, Lookup::Missing, Lookup::Damaged, |place, key| {
             let file = file_of(shared, place, &mut open)?;
             let stored = read_record(&*file, place, key, body_bytes_max)?;
             Ok(stored.map(Lookup::Found))
-        })?;
+        });
+        // One bad place on the disk is no reason to withhold the others.
+        found[i] = lookup.unwrap_or_else(|error| Lookup::Unreadable(error.to_string()));
     }
-    Ok(found)
+    found
 }
 
 /// `None`: what was read does not verify.

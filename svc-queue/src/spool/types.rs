@@ -88,13 +88,15 @@ pub enum Lookup {
     Missing,
     /// It is there but its checksum does not hold; the bytes have been set aside. It stays until the service ends it.
     Damaged,
+    /// The disk would not give it just now; it may later.
+    Unreadable(String),
 }
 
 impl Lookup {
     pub fn found(self) -> Option<Stored> {
         match self {
             Lookup::Found(stored) => Some(stored),
-            Lookup::Missing | Lookup::Damaged => None,
+            Lookup::Missing | Lookup::Damaged | Lookup::Unreadable(_) => None,
         }
     }
 }

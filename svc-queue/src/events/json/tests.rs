@@ -147,3 +147,11 @@ fn a_gap_is_a_line_too() {
     let line: Value = serde_json::from_slice(&line).unwrap();
     assert_eq!(line, json!({"type": "Gap", "from": 3, "to": 9, "log_id": "0f", "nodeid": "node_1"}));
 }
+
+#[test]
+fn no_instant_is_too_late_for_a_line() {
+    for seconds in [253_402_300_799, 253_402_300_800, i64::MAX] {
+        let event = Event { time: Some(Timestamp { seconds, nanos: 1 }), ..full() };
+        assert_eq!(line(&event)["event_time"], "9999-12-31T23:59:59.000000Z");
+    }
+}

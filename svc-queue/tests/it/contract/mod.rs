@@ -6,6 +6,7 @@
 mod admin;
 mod admission;
 mod due;
+mod hostile;
 mod law;
 mod leases;
 mod outcomes;

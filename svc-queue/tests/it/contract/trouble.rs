@@ -63,6 +63,23 @@ async fn a_damaged_message_blocks_nobody() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_will_not_give_waits_and_blocks_nobody() {
+    let uncached = SpoolConfig { cache_bytes_max: Size(0), ..SpoolConfig::default() };
+    both_with(Config { spool: uncached, ..Config::default() }, |world| async move {
+        world.route().await;
+        let ids = [world.accept(&["x@a.example"]).await, world.accept(&["x@a.example"]).await];
+        world.disk.fail(Call::Read, 0, 1, EIO);
+        let leased = world.lease().await;
+        assert_eq!(leased.len(), 1);
+        assert_eq!(world.lease().await, []);
+        world.pass(Duration::from_secs(10)).await;
+        let other = world.lease_one().await;
+        assert!(ids.iter().all(|id| [&leased[0], &other].iter().any(|leased| leased.message_id == Some((*id).into()))));
+    })
+    .await;
+}
+
 /// Grants so many tokens, and then none for a minute; without any left it does not answer.
 struct Tokens {
     left: AtomicU64,

@@ -269,3 +269,27 @@ async fn damage_anywhere_never_stops_the_start() {
         assert!(world.messages.len() == 9 || !recovery.faults.is_empty(), "seed {seed}: lost without a word");
     }
 }
+
+#[tokio::test]
+async fn an_envelope_is_read_without_its_body() {
+    let disk = SimDisk::new(1);
+    let (spool, _) = open(config(), &disk);
+    let meta = vec![b'm'; 10_000];
+    let record =
+        |id, body: Vec<u8>| Record::Message { id, head: "h".into(), meta: meta.clone().into(), body: body.into() };
+    spool.append(vec![record(1, body_of(1, 2_000)), record(2, body_of(2, 400_000))]).await.unwrap();
+    let far_in = &body_of(2, 400_000)[200_000..200_016];
+    let name = disk
+        .names()
+        .into_iter()
+        .find(|name| name.ends_with(".log") && disk.bytes(name).unwrap().windows(16).any(|at| at == far_in));
+    disk.tamper(&name.unwrap(), |bytes| {
+        let at = find(bytes, far_in);
+        bytes[at] ^= 1;
+    });
+    let found = spool.read_up_to(vec![1, 2], 2_000).await.unwrap();
+    let found: Vec<_> = found.into_iter().map(|lookup| lookup.found().unwrap()).collect();
+    assert_eq!((found[0].meta.len(), found[0].body.len()), (10_000, 2_000));
+    assert_eq!((found[1].meta.len(), found[1].body.len()), (10_000, 0));
+    assert_eq!(spool.read(vec![2]).await.unwrap(), [Lookup::Damaged]);
+}
