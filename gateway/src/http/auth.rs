@@ -32,12 +32,17 @@ impl Callers {
         if self.0.is_empty() {
             return Ok(());
         }
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let given = headers.get(AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
         // Digests are compared, so that the time it takes tells nothing about a token.
         let given: [u8; 32] = Sha256::digest(given.ok_or(StatusCode::UNAUTHORIZED)?).into();
         let known = self.0.iter().find(|(digest, _)| *digest == given).ok_or(StatusCode::UNAUTHORIZED)?;
         if known.1.may(needed) { Ok(()) } else { Err(StatusCode::FORBIDDEN) }
     }
+}
+
+/// The scheme's name is written as one likes (RFC 9110 section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token)
 }
 
 fn digest(hexadecimal: &str) -> Option<[u8; 32]> {

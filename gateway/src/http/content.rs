@@ -21,15 +21,48 @@ fn invalid(field: impl Into<String>, what: &'static str) -> Invalid {
     Invalid { field: field.into(), what }
 }
 
-/// The message for one recipient: header and body with CRLF line ends.
-///
-/// # Errors
-/// The field that could end its header field early, or that is not what it says.
-pub fn build(content: &Content, recipient: &Recipient) -> Result<Bytes, Invalid> {
-    match content {
-        Content::Whole(text) => crlf(Bytes::from(text.clone().into_bytes()))
-            .ok_or(invalid("content", "mixes CRLF with bare CR or LF, or holds a NUL")),
-        Content::Parts(parts) => from_parts(parts, recipient),
+/// Content that was checked: what is left to be wrong is in the recipients.
+#[derive(Debug)]
+pub enum Source<'c> {
+    /// The same for all, and copied for none.
+    Whole(Bytes),
+    Parts(&'c Parts),
+}
+
+impl<'c> Source<'c> {
+    /// # Errors
+    /// The field that could end its header field early, or that is not what it says.
+    pub fn new(content: &'c Content) -> Result<Self, Invalid> {
+        match content {
+            Content::Whole(text) => crlf(Bytes::copy_from_slice(text.as_bytes()))
+                .map(Self::Whole)
+                .ok_or(invalid("content", "mixes CRLF with bare CR or LF, or holds a NUL")),
+            Content::Parts(parts) => check(parts).map(|()| Self::Parts(parts)),
+        }
+    }
+
+    /// # Errors
+    /// A field of the recipient that would end its header field early.
+    pub fn check_recipient(&self, recipient: &Recipient) -> Result<(), Invalid> {
+        match self {
+            Self::Whole(_) => Ok(()),
+            Self::Parts(_) => {
+                plain("recipients.email", Some(&recipient.email))?;
+                plain("recipients.name", recipient.name.as_deref())
+            }
+        }
+    }
+
+    /// The message for one recipient: header and body with CRLF line ends.
+    ///
+    /// # Errors
+    /// As [`Source::check_recipient`]; an attachment that is not base64.
+    pub fn message(&self, recipient: &Recipient) -> Result<Bytes, Invalid> {
+        self.check_recipient(recipient)?;
+        match self {
+            Self::Whole(text) => Ok(text.clone()),
+            Self::Parts(parts) => from_parts(parts, recipient),
+        }
     }
 }
 
@@ -71,7 +104,6 @@ pub fn crlf(text: Bytes) -> Option<Bytes> {
 }
 
 fn from_parts(parts: &Parts, recipient: &Recipient) -> Result<Bytes, Invalid> {
-    check(parts, recipient)?;
     let mut message = MessageBuilder::new();
     if let Some(from) = &parts.from {
         message = message.from(address(from));
@@ -140,33 +172,38 @@ fn attached(attachment: &Attachment, place: usize) -> Result<MimePart<'_>, Inval
 }
 
 /// Nothing that goes into a header field may end it.
-fn check(parts: &Parts, recipient: &Recipient) -> Result<(), Invalid> {
-    let mailbox = |name: &str, mailbox: &Option<Mailbox>| {
-        let mailbox = mailbox.as_ref();
-        let email = (format!("content.{name}.email"), mailbox.map(|mailbox| mailbox.email.clone()));
-        let name = (format!("content.{name}.name"), mailbox.and_then(|mailbox| mailbox.name.clone()));
-        [email, name]
-    };
-    let mut texts = vec![
-        ("content.subject".to_string(), parts.subject.clone()),
-        ("recipients.name".to_string(), recipient.name.clone()),
-        ("recipients.email".to_string(), Some(recipient.email.clone())),
-    ];
-    texts.extend(mailbox("from", &parts.from));
-    texts.extend(mailbox("reply_to", &parts.reply_to));
-    texts.extend(parts.headers.iter().map(|(name, value)| (format!("content.headers.{name}"), Some(value.clone()))));
+fn check(parts: &Parts) -> Result<(), Invalid> {
+    plain("content.subject", parts.subject.as_deref())?;
+    check_mailbox("content.from", parts.from.as_ref())?;
+    check_mailbox("content.reply_to", parts.reply_to.as_ref())?;
+    for (name, value) in &parts.headers {
+        plain(format!("content.headers.{name}"), Some(value))?;
+    }
     for (place, attachment) in parts.attachments.iter().enumerate() {
         let key = |name: &str| format!("content.attachments[{place}].{name}");
-        texts.push((key("content_type"), Some(attachment.content_type.clone())));
-        texts.push((key("content_id"), attachment.content_id.clone()));
-        texts.push((key("file_name"), attachment.file_name.clone()));
-    }
-    for (field, text) in texts {
-        if text.is_some_and(|text| text.chars().any(char::is_control)) {
-            return Err(invalid(field, "holds a control character"));
-        }
+        plain(key("content_type"), Some(&attachment.content_type))?;
+        plain(key("content_id"), attachment.content_id.as_deref())?;
+        plain(key("file_name"), attachment.file_name.as_deref())?;
     }
     check_names(parts)
+}
+
+fn plain(field: impl Into<String>, text: Option<&str>) -> Result<(), Invalid> {
+    match text.is_some_and(|text| text.chars().any(char::is_control)) {
+        true => Err(invalid(field, "holds a control character")),
+        false => Ok(()),
+    }
+}
+
+/// One address, and not a list of them.
+fn check_mailbox(field: &str, mailbox: Option<&Mailbox>) -> Result<(), Invalid> {
+    let Some(mailbox) = mailbox else { return Ok(()) };
+    plain(format!("{field}.name"), mailbox.name.as_deref())?;
+    plain(format!("{field}.email"), Some(&mailbox.email))?;
+    match godwit_smtp::Address::parse(&mailbox.email) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(invalid(format!("{field}.email"), "is no address")),
+    }
 }
 
 /// RFC 5322 section 2.2: printable characters without the colon.
@@ -189,7 +226,10 @@ mod tests {
 
     fn built(content: &str) -> Result<String, String> {
         let content: Content = serde_json::from_str(content).unwrap();
-        build(&content, &recipient()).map(|b| String::from_utf8(b.to_vec()).unwrap()).map_err(|invalid| invalid.field)
+        Source::new(&content)
+            .and_then(|source| source.message(&recipient()))
+            .map(|b| String::from_utf8(b.to_vec()).unwrap())
+            .map_err(|invalid| invalid.field)
     }
 
     #[test]
@@ -238,7 +278,8 @@ mod tests {
     fn nothing_ends_a_header_field_early() {
         let check = |content: &str, field: &str| assert_eq!(built(content), Err(field.to_string()), "{content}");
         check(r#"{"subject": "x\r\nBcc: v@y"}"#, "content.subject");
-        check(r#"{"from": {"email": "a@b", "name": "n\"\r\n"}}"#, "content.from.name");
+        check(r#"{"from": {"email": "a@b.c", "name": "n\"\r\n"}}"#, "content.from.name");
+        check(r#"{"from": {"email": "a@b>, <c@d"}}"#, "content.from.email");
         check(r#"{"headers": {"X\r\nBcc": "v@y"}}"#, "content.headers");
         check(r#"{"headers": {"X": "1\r\nBcc: v@y"}}"#, "content.headers.X");
         check(

@@ -1,18 +1,19 @@
 //! `POST /api/inject/v1`: the request made into messages, one a recipient, and ingress's answers counted.
 
 use super::Door;
-use super::content::{self, Invalid};
+use super::content::{self, Invalid, Source};
 use super::request::{Answer, Dialect, Injection, Recipient};
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use godwit_kit::roles::Role;
 use godwit_kit::{call, trace};
+use godwit_proto::CALL_BYTES_MAX;
 use godwit_proto::common::v1::{Body, BodyType, Envelope, Received, body::Content as BodyContent};
 use godwit_proto::ingress::v1::inject_response::{Outcome, Result as Injected};
 use godwit_proto::ingress::v1::{InjectMessage, InjectRequest};
+use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,41 +22,73 @@ use tracing::Instrument;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Messages in one call to ingress.
 const BATCH_MAX: usize = 1_000;
+const BATCH_BYTES_MAX: usize = CALL_BYTES_MAX / 2;
 const RECIPIENTS_MAX: usize = 10_000;
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// 200 with the counts, even where some recipients failed; 400 and 422 name the field; 503: try again.
-pub(super) async fn inject(State(door): State<Arc<Door>>, headers: HeaderMap, body: Bytes) -> Response {
-    if let Err(status) = door.callers.check(&headers, Role::Inject) {
+pub(super) async fn inject(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let headers = request.headers();
+    if let Err(status) = door.callers.check(headers, Role::Inject) {
         return status.into_response();
     }
+    if is_foreign_page(headers) {
+        return refused((StatusCode::FORBIDDEN, "a page of another origin may not inject".into()));
+    }
+    let key = match headers.get(IDEMPOTENCY_KEY).map(HeaderValue::to_str).transpose() {
+        Ok(key) => key.unwrap_or_default().to_string(),
+        Err(_) => return refused((StatusCode::BAD_REQUEST, format!("{IDEMPOTENCY_KEY}: must be printable ASCII"))),
+    };
     let span = tracing::info_span!("POST /api/inject/v1", otel.kind = "server");
-    trace::set_parent(&span, &caller(&headers));
-    let key = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default().to_string();
+    trace::set_parent(&span, &caller(headers));
+    let (body, _room) = match door.intake.read(request).await {
+        Ok(taken) => taken,
+        Err(response) => return response,
+    };
     match injected(&door, &body, key).instrument(span).await {
         Ok(answer) => Json(answer).into_response(),
-        Err((status, error)) => (status, Json(serde_json::json!({ "error": error }))).into_response(),
+        Err(refusal) => refused(refusal),
     }
 }
 
 type Refusal = (StatusCode, String);
 
+fn refused((status, error): Refusal) -> Response {
+    (status, Json(serde_json::json!({ "error": error }))).into_response()
+}
+
+/// A browser says where a page is from that posts here: whoever can reach the listener is trusted, pages from afar are not.
+fn is_foreign_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    let authority = |origin: &str| origin.split_once("://").map_or(String::new(), |(_, rest)| rest.to_string());
+    text(header::ORIGIN).is_some_and(|origin| authority(origin) != text(header::HOST).unwrap_or_default())
+}
+
 async fn injected(door: &Door, body: &[u8], key: String) -> Result<Answer, Refusal> {
     let injection = parse(body)?;
     check(&injection)?;
+    let source = Source::new(&injection.content).map_err(unprocessable)?;
+    injection.recipients.iter().try_for_each(|recipient| source.check_recipient(recipient)).map_err(unprocessable)?;
     let mut answer = Answer::default();
     let mut transient = 0;
-    for (batch, recipients) in injection.recipients.chunks(BATCH_MAX).enumerate() {
-        let messages = recipients.iter().map(|recipient| message(&injection, recipient));
-        let messages = messages.collect::<Result<Vec<_>, Invalid>>().map_err(unprocessable)?;
+    let (mut left, mut batch) = (&injection.recipients[..], 0);
+    while !left.is_empty() {
+        let messages = messages(&injection, &source, left).map_err(unprocessable)?;
+        let recipients;
+        (recipients, left) = left.split_at(messages.len());
         let request = InjectRequest {
             messages,
             idempotency_key: if key.is_empty() { String::new() } else { format!("{key}/{batch}") },
             deferred: injection.deferred_generation,
             received: Some(Received { protocol: "HTTP".into(), ..Received::default() }),
         };
-        let results = ask(door, request).await?;
-        transient += count(&mut answer, recipients, results);
+        batch += 1;
+        transient += match ask(door, request).await {
+            Ok(results) => count(&mut answer, recipients, results),
+            Err(refusal) if answer.success_count == 0 => return Err(refusal),
+            // Others are accepted already, and the caller must know which.
+            Err((_, why)) => missed(&mut answer, recipients, &why),
+        };
     }
     door.injected.with_label_values(&["accepted"]).inc_by(answer.success_count as u64);
     door.injected.with_label_values(&["refused"]).inc_by(answer.fail_count as u64);
@@ -63,6 +96,24 @@ async fn injected(door: &Door, body: &[u8], key: String) -> Result<Answer, Refus
         return Err((StatusCode::SERVICE_UNAVAILABLE, answer.errors.join("; ")));
     }
     Ok(answer)
+}
+
+/// Messages for the first of `recipients`: as many as one call takes, and at least one.
+fn messages(
+    injection: &Injection,
+    source: &Source<'_>,
+    recipients: &[Recipient],
+) -> Result<Vec<InjectMessage>, Invalid> {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    for recipient in recipients.iter().take(BATCH_MAX) {
+        let message = message(injection, source, recipient)?;
+        bytes += message.encoded_len();
+        if !messages.is_empty() && bytes > BATCH_BYTES_MAX {
+            break;
+        }
+        messages.push(message);
+    }
+    Ok(messages)
 }
 
 fn parse(body: &[u8]) -> Result<Injection, Refusal> {
@@ -91,8 +142,8 @@ fn check(injection: &Injection) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn message(injection: &Injection, recipient: &Recipient) -> Result<InjectMessage, Invalid> {
-    let content = content::build(&injection.content, recipient)?;
+fn message(injection: &Injection, source: &Source<'_>, recipient: &Recipient) -> Result<InjectMessage, Invalid> {
+    let content = source.message(recipient)?;
     let body_type = if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
     let metadata: HashMap<_, _> = recipient.metadata.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
     let to = godwit_proto::common::v1::Recipient { address: recipient.email.clone(), ..Default::default() };
@@ -155,6 +206,14 @@ fn count(answer: &mut Answer, recipients: &[Recipient], results: Vec<Injected>) 
         }
     }
     transient
+}
+
+/// Adds recipients whose call failed; all of them may succeed later.
+fn missed(answer: &mut Answer, recipients: &[Recipient], why: &str) -> usize {
+    answer.fail_count += recipients.len();
+    answer.failed_recipients.extend(recipients.iter().map(|recipient| recipient.email.clone()));
+    answer.errors.extend(recipients.iter().map(|recipient| format!("{}: {why}", recipient.email)));
+    recipients.len()
 }
 
 fn unprocessable(invalid: Invalid) -> Refusal {

@@ -4,6 +4,8 @@ pub mod auth;
 pub mod content;
 mod health;
 mod inject;
+mod intake;
+mod listener;
 mod request;
 
 use crate::config::Gateway;
@@ -26,6 +28,7 @@ const REQUEST_BYTES_MAX: usize = 40 << 20;
 pub(crate) struct Door {
     ingresses: Peers<Ingress>,
     callers: auth::Callers,
+    intake: intake::Intake,
     host: Host,
     injected: godwit_kit::metrics::Counters,
 }
@@ -37,18 +40,13 @@ pub(crate) struct Door {
 pub async fn serve(config: &Gateway, ingresses: Peers<Ingress>, host: &Host) -> Result<SocketAddr> {
     let injected =
         host.metrics.counters("godwit_gateway_injections_total", "Recipients by the API's answer.", &["outcome"]);
-    let door = Door { ingresses, callers: auth::Callers::new(&config.tokens), host: host.clone(), injected };
+    let callers = auth::Callers::new(&config.tokens);
+    let door = Door { ingresses, callers, intake: intake::Intake::new(), host: host.clone(), injected };
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("gateway.listen = {}", config.listen))?;
     let bound = listener.local_addr()?;
-    let stop = host.stop.clone();
     host.health.set("gateway", "started", Ok(()));
-    host.stop.spawn(async move {
-        let served = axum::serve(listener, router(door)).with_graceful_shutdown(stop.token().cancelled_owned());
-        if let Err(error) = served.await {
-            tracing::error!(%error, "HTTP server ended");
-        }
-    });
+    host.stop.spawn(listener::run(listener, router(door), host.stop.clone()));
     Ok(bound)
 }
 

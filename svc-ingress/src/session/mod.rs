@@ -196,8 +196,19 @@ impl Session {
             self.stream.write_all_buf(&mut replies).await?;
             self.stream.flush().await
         };
-        // A client that never reads is as gone as one that never writes.
-        tokio::time::timeout(self.listener.pace.idle, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        // A client that never reads is as gone as one that never writes, and cannot hold up a stop.
+        let stop_grace = self.listener.ingress.stop_grace;
+        let stopped = async {
+            self.entry.told().await;
+            tokio::time::sleep(stop_grace).await;
+        };
+        tokio::select! {
+            biased;
+            written = tokio::time::timeout(self.listener.pace.idle, write) => {
+                written.map_err(|_| io::ErrorKind::TimedOut)??;
+            }
+            () = stopped => return Err(io::ErrorKind::TimedOut.into()),
+        }
         self.pace.begin(Instant::now());
         Ok(())
     }
