@@ -1,6 +1,6 @@
 //! The throttle and the TSA are asked, and obeyed.
 
-use crate::sink::{Script, Sink};
+use crate::sink::{Data, Script, Sink};
 use crate::tsa::FakeTsa;
 use crate::world::Setup;
 use godwit_proto::convert::timestamp;
@@ -28,6 +28,25 @@ async fn tokens_come_before_the_lease() {
     assert_eq!(script.acquired[0].requests[0].limits[0].key, format!("egress:messages:{}:unspecified", sink.at));
     assert_eq!(script.acquired.len(), 3);
     assert_eq!(script.slots_given, script.slots_released, "no slot is kept");
+}
+
+#[tokio::test]
+async fn tokens_that_came_to_nothing_are_given_back() {
+    // Each connection sends one message and is lost: what else it had tokens for, it did not send.
+    let sink = Sink::start(Script { data: Data::DisconnectAfter, ..Script::default() }).await;
+    let shaping = "[\"default\"]\nmax_message_rate = \"1000/s\"\nconnection_limit = 1\n";
+    let setup = Setup::to(sink.at).shaping(shaping);
+    for _ in 0..5 {
+        setup.queue.put(&["a@d.example"], MESSAGE);
+    }
+    let world = setup.start().await;
+    world.queue.outcomes(5).await;
+    let script = world.throttle.clone();
+    world.finish().await;
+    let script = script.0.lock().unwrap();
+    let acquired: u64 = script.acquired.iter().map(|asked| asked.requests[0].limits[0].count).sum();
+    assert!(acquired > 5, "more was asked for than one connection could use");
+    assert_eq!(acquired - script.refunded_count, 5);
 }
 
 #[tokio::test]
