@@ -13,6 +13,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// How long a proxy may take until it waits for nothing but the destination.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Failure {
@@ -80,18 +83,14 @@ impl Dialer {
     /// # Errors
     /// As in [`Failure`].
     pub async fn open(&self, source: &Source, target: &Target, timeout: Duration) -> Result<Connection, Failure> {
-        let opening = async {
-            match &source.via {
-                Via::Direct => self.direct(source, target).await,
-                Via::Socks5(proxies) => self.through(proxies, source, target).await,
-                Via::Socks5Auto => {
-                    let proxies = source.address.map(|address| self.proxies.of(address)).unwrap_or_default();
-                    self.through(&proxies, source, target).await
-                }
+        match &source.via {
+            Via::Direct => in_time(timeout, target, self.direct(source, target)).await,
+            Via::Socks5(proxies) => self.through(proxies, source, (target, timeout)).await,
+            Via::Socks5Auto => {
+                let proxies = source.address.map(|address| self.proxies.of(address)).unwrap_or_default();
+                self.through(&proxies, source, (target, timeout)).await
             }
-        };
-        let timed_out = || host_failure((4, 4, 1), format!("Connection to {} timed out", target.text()));
-        tokio::time::timeout(timeout, opening).await.unwrap_or_else(|_| Err(timed_out()))
+        }
     }
 
     fn permits(&self, address: IpAddr, host: &Host, path: &Path) -> bool {
@@ -111,10 +110,15 @@ impl Dialer {
     }
 
     /// The first proxy that works; the list is in the configuration's order, so that the first is the preferred one.
-    async fn through(&self, proxies: &[SocketAddr], source: &Source, target: &Target) -> Result<Connection, Failure> {
+    async fn through(
+        &self,
+        proxies: &[SocketAddr],
+        source: &Source,
+        to: (&Target, Duration),
+    ) -> Result<Connection, Failure> {
         let mut last = Failure::Source(format!("no proxy is known for source {}", source.name));
         for proxy in proxies {
-            match self.through_one(*proxy, source, target).await {
+            match self.through_one(*proxy, source, to).await {
                 Err(Failure::Source(why)) => last = Failure::Source(why),
                 result => return result,
             }
@@ -122,12 +126,24 @@ impl Dialer {
         Err(last)
     }
 
-    async fn through_one(&self, proxy: SocketAddr, source: &Source, target: &Target) -> Result<Connection, Failure> {
+    /// A proxy that is silent is not the destination's fault: the destination's time begins once the proxy is ready.
+    async fn through_one(
+        &self,
+        proxy: SocketAddr,
+        source: &Source,
+        (target, timeout): (&Target, Duration),
+    ) -> Result<Connection, Failure> {
         let of_proxy = |why: String| Failure::Source(format!("proxy {proxy}: {why}"));
-        let mut connection = self.net.connect(proxy, None).await.map_err(|error| of_proxy(error.to_string()))?;
-        let asked =
-            socks5::connect(&mut *connection.stream, source.credentials.as_ref(), source.address, target.at).await;
-        let local = asked.map_err(|error| match error {
+        let ready = async {
+            let mut connection = self.net.connect(proxy, None).await?;
+            socks5::prepare(&mut *connection.stream, source.credentials.as_ref(), source.address).await?;
+            Ok::<_, socks5::Error>(connection)
+        };
+        let ready = tokio::time::timeout(timeout.min(PROXY_TIMEOUT), ready).await;
+        let ready = ready.map_err(|_| of_proxy("no answer in time".into()))?;
+        let mut connection = ready.map_err(|error| of_proxy(error.to_string()))?;
+        let asked = async { Ok(socks5::connect(&mut *connection.stream, target.at).await) };
+        let local = in_time(timeout, target, asked).await?.map_err(|error| match error {
             socks5::Error::Destination(why) => {
                 host_failure((4, 4, 1), format!("Connection to {} failed: {why}", target.text()))
             }
@@ -144,6 +160,16 @@ impl Target {
     fn text(&self) -> String {
         if self.name == self.at.ip().to_string() { self.at.to_string() } else { format!("{} ({})", self.name, self.at) }
     }
+}
+
+/// Waits for a destination as long as its path says.
+async fn in_time<T>(
+    timeout: Duration,
+    target: &Target,
+    opening: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let timed_out = |_| host_failure((4, 4, 1), format!("Connection to {} timed out", target.text()));
+    tokio::time::timeout(timeout, opening).await.map_err(timed_out)?
 }
 
 fn host_failure(enhanced: (u32, u32, u32), text: String) -> Failure {

@@ -29,23 +29,30 @@ pub enum Error {
     Destination(&'static str),
 }
 
-/// Asks the proxy at the other end of `stream` for a connection; gives the address that it leaves from. Afterwards
-/// the stream is the destination's.
+/// Agrees with the proxy at the other end of `stream` on who we are and where we leave from: all that is the proxy's alone.
 ///
 /// # Errors
 /// As in [`Error`]; the stream is then of no more use.
-pub async fn connect(
+pub async fn prepare(
     stream: &mut dyn Stream,
     credentials: Option<&Credentials>,
     source: Option<IpAddr>,
-    to: SocketAddr,
-) -> Result<SocketAddr, Error> {
+) -> Result<(), Error> {
     authenticate(stream, credentials).await?;
     if let Some(address) = source {
         request(stream, BIND, SocketAddr::new(address, 0))
             .await?
             .map_err(|reply| Error::Source { address, why: text(reply) })?;
     }
+    Ok(())
+}
+
+/// Asks for the connection, after [`prepare`]; gives the address that it leaves from. Afterwards the stream is the
+/// destination's.
+///
+/// # Errors
+/// As in [`Error`]; the stream is then of no more use.
+pub async fn connect(stream: &mut dyn Stream, to: SocketAddr) -> Result<SocketAddr, Error> {
     request(stream, CONNECT, to).await?.map_err(|reply| Error::Destination(text(reply)))
 }
 
@@ -161,7 +168,10 @@ mod tests {
             }
         });
         let source = source.map(|source| source.parse().unwrap());
-        let result = connect(&mut ours, credentials, source, "192.0.2.1:25".parse().unwrap()).await;
+        let result = match prepare(&mut ours, credentials, source).await {
+            Ok(()) => connect(&mut ours, "192.0.2.1:25".parse().unwrap()).await,
+            Err(error) => Err(error),
+        };
         proxy.await.unwrap();
         result
     }

@@ -63,6 +63,8 @@ struct Share {
     /// Deliveries over weight.
     pass: f64,
     available: bool,
+    /// It has a connection: the others wait for it where they are ahead.
+    present: bool,
 }
 
 impl Shares {
@@ -71,7 +73,7 @@ impl Shares {
         let share = |(source, weight): &(usize, u32)| {
             let weight = f64::from(*weight);
             // Exponential draws: the least of them belongs to each source with the odds of its weight.
-            Share { source: *source, weight, pass: -(1.0 - chance()).ln() / weight, available: true }
+            Share { source: *source, weight, pass: -(1.0 - chance()).ln() / weight, available: true, present: false }
         };
         Self { entries: pool.members.iter().map(share).collect() }
     }
@@ -95,10 +97,12 @@ impl Shares {
         sources.zip(split).map(|(source, drawn)| (source, drawn * backlog / draws.max(1))).collect()
     }
 
-    /// Whether `source` may take mail now, or is too far ahead of another that could.
+    /// Whether `source` may take mail now, or is too far ahead of another that has a connection. Who is still trying to
+    /// get one holds up nobody: that may take very long, and come to nothing.
     pub fn may_take(&self, source: usize) -> bool {
         let Some(own) = self.entries.iter().find(|share| share.source == source) else { return false };
-        let least = self.available().map(|share| share.pass).fold(f64::INFINITY, f64::min);
+        let least =
+            self.entries.iter().filter(|share| share.present).map(|share| share.pass).fold(f64::INFINITY, f64::min);
         own.pass <= least + LEAD_MAX / own.weight.max(1.0)
     }
 
@@ -117,6 +121,18 @@ impl Shares {
                 share.pass = share.pass.max(least);
             }
             share.available = available;
+        }
+    }
+
+    /// A source that gets its first connection makes up for no more than a lead of what the others did meanwhile.
+    pub fn set_present(&mut self, source: usize, present: bool) {
+        let others = self.entries.iter().filter(|share| share.present && share.source != source);
+        let least = others.map(|share| share.pass).fold(f64::INFINITY, f64::min);
+        if let Some(share) = self.entries.iter_mut().find(|share| share.source == source) {
+            if present && !share.present && least.is_finite() {
+                share.pass = share.pass.max(least - LEAD_MAX / share.weight);
+            }
+            share.present = present;
         }
     }
 
@@ -167,12 +183,18 @@ mod tests {
     #[test]
     fn who_is_ahead_waits_only_for_those_who_can() {
         let mut shares = shares(&[1, 1], 1);
+        shares.set_present(0, true);
         shares.charge(0, 1000);
+        assert!(shares.may_take(0), "the other has no connection");
+        shares.set_present(1, true);
+        assert!(shares.may_take(0), "what was missed is made up only in part");
+        shares.charge(0, 100);
         assert!(!shares.may_take(0));
-        shares.set_available(1, false);
+        shares.charge(1, 100);
         assert!(shares.may_take(0));
-        shares.set_available(1, true);
-        assert!(shares.may_take(0), "what was missed is not made up");
+        shares.charge(0, 1000);
+        shares.set_present(1, false);
+        assert!(shares.may_take(0));
         assert!(!shares.may_take(7), "not a member");
     }
 }

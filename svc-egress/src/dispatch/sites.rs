@@ -72,6 +72,10 @@ impl Pause {
 }
 
 impl CrewState {
+    pub fn is_connected(&self) -> bool {
+        !self.crew.is_closed() && self.crew.connected_count.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether mail can leave this way: something is open, or may be opened.
     pub fn is_available(&self) -> bool {
         let paused = self.pause.as_ref().is_some_and(|pause| pause.why != Why::Slots);

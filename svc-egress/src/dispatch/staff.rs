@@ -45,6 +45,7 @@ impl Dispatcher {
             if let Some(shares) = state.shared.shares().get_mut(pool) {
                 for (source, crew) in &state.crews {
                     shares.set_available(*source, crew.is_available() && !self.is_down(*source));
+                    shares.set_present(*source, crew.is_connected());
                 }
                 for (source, part) in shares.split(*backlog) {
                     *wanted.entry(source).or_default() += part;
@@ -151,14 +152,17 @@ impl Dispatcher {
         let failures_max = crew.path().path.connections.consecutive_connection_failures_before_delay;
         let now = Instant::now();
         let Some(state) = self.crew_state(crew) else { return };
+        // A site that takes no more connections, and works off the mail on those that it has, is no site out of reach.
+        let works = crew.connected_count.load(Ordering::Relaxed) > 0;
         // Those that were tried at the same time say nothing new.
-        if state.pause.as_ref().is_some_and(|pause| pause.why == Why::Unreachable && pause.until > now) {
+        let tells = |pause: &Pause| pause.why == Why::Unreachable || (works && pause.why == Why::Slots);
+        if state.pause.as_ref().is_some_and(|pause| tells(pause) && pause.until > now) {
             return;
         }
         state.failures += 1;
-        let works = crew.connected_count.load(Ordering::Relaxed) > 0 && state.failures < failures_max;
         let (wait, why) = match works {
-            true => (plan::call_backoff(state.failures), Why::Slots),
+            true if state.failures < failures_max => (plan::call_backoff(state.failures), Why::Slots),
+            true => (plan::backoff(state.failures - failures_max + 1), Why::Slots),
             false => (plan::backoff(state.failures), Why::Unreachable),
         };
         state.proven = works;

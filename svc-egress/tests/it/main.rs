@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adverse;
 mod contract;
 mod dns;
 mod limits;
