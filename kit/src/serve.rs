@@ -114,6 +114,18 @@ pub struct Guarded<S> {
 /// beyond loopback unless it is allowed in so many words.
 const PLAINTEXT_CALLER: Role = Role::Peer;
 
+/// A call that is too large is refused by the codec with `OutOfRange`. Services, which near calls reach without a codec,
+/// say `InvalidArgument` of it; so does this.
+fn as_near(mut response: Response<Body>) -> Response<Body> {
+    let code = |code: tonic::Code| HeaderValue::from(code as i32);
+    if let Some(status) = response.headers_mut().get_mut(Status::GRPC_STATUS)
+        && *status == code(tonic::Code::OutOfRange)
+    {
+        *status = code(tonic::Code::InvalidArgument);
+    }
+    response
+}
+
 impl<S> Service<Request<Body>> for Guarded<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -135,12 +147,25 @@ where
             let caller = trace::extract(request.headers());
             Either::Left(self.inner.call(request).with_context(caller))
         } else {
+            // Not one of the services' codes, and no near call can have it: what a door says of a caller, not of a call.
             Either::Right(ready(Ok(Status::permission_denied("this caller's role may not").into_http())))
         };
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = as_near(answer.await?);
             response.headers_mut().insert(connect::NODE_ID, node);
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_too_large_is_refused_far_as_near() {
+        let told = |status: Status| as_near(status.into_http()).headers()[Status::GRPC_STATUS].clone();
+        assert_eq!(told(Status::out_of_range("too large")), "3");
+        assert_eq!(told(Status::unavailable("away")), "14");
     }
 }

@@ -1,7 +1,7 @@
 //! The document: file, environment and command line laid over each other, and its sections read with all their faults.
 
 use super::Section;
-use super::read::read;
+use super::read::{flat, read};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
@@ -165,6 +165,8 @@ fn scalar(text: &str) -> Value {
 /// `a.b=c` with `c` as TOML or as plain text.
 fn parse_setting(setting: &str) -> Result<Table, String> {
     let (key, value) = setting.split_once('=').ok_or("not of the form section.key=value")?;
+    // An element is named as faults name it: listeners[0].
+    let key = if key.contains(['"', '\'']) { key.to_string() } else { flat(key) };
     let quoted = Value::String(value.trim().into());
     format!("{key} = {value}")
         .parse::<Table>()
@@ -176,9 +178,30 @@ fn merge(base: &mut Table, overlay: Table) {
     for (key, value) in overlay {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (Some(Value::Array(below)), Value::Table(above)) if are_places(&above, below.len()) => lay(below, above),
             (_, value) => {
                 base.insert(key, value);
             }
+        }
+    }
+}
+
+/// Whether the keys are places in a list of so many elements, or the next ones behind them.
+fn are_places(table: &Table, count: usize) -> bool {
+    let is_place = |key: &String| key.parse().is_ok_and(|place: usize| place < count + table.len());
+    !table.is_empty() && table.keys().all(is_place)
+}
+
+/// Lays elements over those of a list, by place; what lies behind its end is added.
+fn lay(list: &mut Vec<Value>, elements: Table) {
+    let mut elements: Vec<(usize, Value)> =
+        elements.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value))).collect();
+    elements.sort_by_key(|(place, _)| *place);
+    for (place, value) in elements {
+        match (list.get_mut(place), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (Some(below), value) => *below = value,
+            (None, value) => list.push(value),
         }
     }
 }
@@ -300,6 +323,41 @@ mod tests {
         for text in ["sample = 1", "sample = []", "[[sample]]\ncount = 1"] {
             assert_eq!(faults_of(text), ["sample"], "{text}");
         }
+    }
+
+    #[test]
+    fn one_element_of_a_list_may_be_set() {
+        let ports = |file: &str, environment: &[(&str, &str)], settings: &[&str]| {
+            let mut faults = Faults::default();
+            let mut document = Document::parse(file, "test", &mut faults);
+            for (name, value) in environment {
+                for (path, value) in twins([(name.into(), value.into())], &mut faults) {
+                    document.set(&path, scalar(&value));
+                }
+            }
+            for setting in settings {
+                merge(&mut document.table, parse_setting(setting).unwrap());
+            }
+            let sample: Sample = document.section(&mut faults).unwrap();
+            assert_eq!(faults, Faults::default());
+            sample.inner.iter().map(|inner| inner.port).collect::<Vec<_>>()
+        };
+        let file = "[[sample.inner]]\nport = 25\n[[sample.inner]]\nport = 26";
+        assert_eq!(ports(file, &[("GODWIT__SAMPLE__INNER__1__PORT", "27")], &[]), [25, 27]);
+        assert_eq!(
+            ports(file, &[("GODWIT__SAMPLE__INNER__2__PORT", "27")], &["sample.inner[0].port=1025"]),
+            [1025, 26, 27]
+        );
+        assert_eq!(ports("", &[("GODWIT__SAMPLE__INNER__0__PORT", "27")], &["sample.inner[1].port=28"]), [27, 28]);
+    }
+
+    #[test]
+    fn a_fault_is_one_line_and_told_once() {
+        let mut faults = Faults::default();
+        Document::parse("[sample]\ncount = \"x\"\ninner = 3", "test", &mut faults).section::<Sample>(&mut faults);
+        let expected = "sample.count: invalid type: string \"x\", expected u32\n\
+                        sample.inner: invalid type: integer `3`, expected a sequence";
+        assert_eq!(faults.to_string(), expected);
     }
 
     #[test]

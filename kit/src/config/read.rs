@@ -24,10 +24,12 @@ pub(super) fn read<T: Section>(mut value: Value, texts: &Texts, faults: &mut Fau
             Err(error) => {
                 let path = track.path();
                 let key = key_path(T::NAME, &path.to_string());
-                if as_text(&mut value, &path, texts.iter().rev().find(|(name, _)| *name == key)) {
+                let written = texts.iter().rev().find(|(name, _)| flat(name) == flat(&key));
+                if as_text(&mut value, &path, written) || as_list(&mut value, &path) {
                     continue;
                 }
-                faults.add(taken.given(&key), error.to_string().trim_end());
+                // Without the place in the file, of which nothing is known any more.
+                faults.add(taken.given(&key), error.message().trim_end());
                 if !take_out(&mut value, &path) {
                     return None;
                 }
@@ -38,7 +40,10 @@ pub(super) fn read<T: Section>(mut value: Value, texts: &Texts, faults: &mut Fau
         unknown.into_iter().for_each(|key| faults.add(taken.given(&key), "no such key"));
         let mut found = Faults::default();
         section.check(&mut found);
-        found.0.into_iter().for_each(|fault| faults.add(taken.given(&fault.key), fault.what));
+        // What was taken out has its default now, of which there is nothing to say.
+        let said: Vec<String> = faults.0.iter().map(|fault| fault.key.clone()).collect();
+        let found = found.0.into_iter().map(|fault| (taken.given(&fault.key), fault.what));
+        found.filter(|(key, _)| !said.contains(key)).for_each(|(key, what)| faults.add(key, what));
         return Some(section);
     }
 }
@@ -107,6 +112,24 @@ fn as_text(value: &mut Value, path: &serde_path_to_error::Path, written: Option<
         }
         (_, _) => false,
     }
+}
+
+/// Makes a list of a table `0`, `1`, ...: the environment and the command line have no other way to say one element.
+fn as_list(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let Some(value @ Value::Table(_)) = place(value, &segments) else { return false };
+    let Some(table) = value.as_table_mut().filter(|table| !table.is_empty()) else { return false };
+    let elements: Vec<Value> = (0..table.len()).map_while(|place| table.get(&place.to_string()).cloned()).collect();
+    let is_list = elements.len() == table.len();
+    if is_list {
+        *value = Value::Array(elements);
+    }
+    is_list
+}
+
+/// `listeners[0].port` as `listeners.0.port`.
+pub(super) fn flat(key: &str) -> String {
+    key.replace('[', ".").replace(']', "")
 }
 
 /// Removes what `path` leads to; false where it leads to nothing that can go.

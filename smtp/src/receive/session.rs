@@ -20,6 +20,7 @@ use crate::{
 pub enum Phase {
     /// Nothing said yet.
     Banner,
+    /// A command, or the end of a chunk that came with one that was refused.
     Command,
     /// Inside a message.
     Data,
@@ -150,8 +151,8 @@ impl Session {
             State::Commands | State::Rejected | State::Data(_) | State::Skip(_) if self.pending.is_some() => {
                 Phase::Answer
             }
-            State::Commands | State::Rejected => Phase::Command,
-            State::Data(_) | State::Skip(_) => Phase::Data,
+            State::Commands | State::Rejected | State::Skip(_) => Phase::Command,
+            State::Data(_) => Phase::Data,
         }
     }
 
