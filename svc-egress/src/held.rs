@@ -5,7 +5,6 @@ use godwit_proto::queue::v1::HeldLease;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// All of them, by the batch that they came in: what is sent quickly costs one entry a batch. Cheap to clone.
@@ -74,20 +73,23 @@ impl Held {
         self.batches().iter().flat_map(|batch| batch.open().map(lease).collect::<Vec<_>>()).collect()
     }
 
-    /// The leases that were not renewed for `age`.
-    pub fn due(&self, age: Duration) -> Vec<LeaseId> {
+    /// The leases that were not renewed since `before`.
+    pub fn due(&self, before: Instant) -> Vec<LeaseId> {
         let batches = self.batches();
-        let old = batches.iter().filter(|batch| batch.renewed().elapsed() >= age);
+        let old = batches.iter().filter(|batch| *batch.renewed() <= before);
         old.flat_map(|batch| batch.open().map(|lease| lease.lease_id.clone()).collect::<Vec<_>>()).collect()
     }
 
-    /// All that were due are renewed, but for those that ended.
-    pub fn renewed(&self, age: Duration, at: Instant, ended: &[LeaseId]) {
+    /// All that were due with this `before` are renewed, but for those that ended: not what has grown old since it was
+    /// asked for.
+    pub fn renewed(&self, before: Instant, at: Instant, ended: &[LeaseId]) {
         let ended: HashSet<&str> = ended.iter().map(|lease| lease.value.as_str()).collect();
         for batch in self.batches() {
-            if batch.renewed().elapsed() >= age {
-                *batch.renewed() = at;
+            let mut renewed = batch.renewed();
+            if *renewed <= before {
+                *renewed = at;
             }
+            drop(renewed);
             for lease in batch.leases.iter().filter(|lease| ended.contains(lease.lease_id.value.as_str())) {
                 lease.lost.store(true, Ordering::Relaxed);
             }
@@ -137,6 +139,7 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn ids(n: usize) -> (LeaseId, DeliveryId) {
         (LeaseId { value: format!("lease_{n}") }, DeliveryId { value: format!("dlv_{n}") })
@@ -147,15 +150,22 @@ mod tests {
         let held = Held::default();
         let mut tickets = held.take(vec![ids(1), ids(2), ids(3)]);
         assert_eq!(held.all().len(), 3);
-        assert!(held.due(Duration::from_secs(10)).is_empty());
+        let before = || Instant::now() - Duration::from_secs(10);
+        assert!(held.due(before()).is_empty());
         tokio::time::advance(Duration::from_secs(10)).await;
         tickets.remove(0);
-        assert_eq!(held.due(Duration::from_secs(10)), [ids(2).0, ids(3).0]);
-        held.renewed(Duration::from_secs(10), Instant::now(), &[ids(3).0]);
-        assert!(held.due(Duration::from_secs(10)).is_empty());
+        assert_eq!(held.due(before()), [ids(2).0, ids(3).0]);
+        let (asked, asked_at) = (before(), Instant::now());
+        let young = held.take(vec![ids(4)]);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        held.renewed(asked, asked_at, &[ids(3).0]);
+        assert!(held.due(before()).contains(&ids(4).0), "it was not asked for");
+        drop(young);
+        held.renewed(before(), Instant::now(), &[]);
+        assert!(held.due(before()).is_empty());
         assert_eq!(tickets.iter().map(Ticket::is_lost).collect::<Vec<_>>(), [false, true]);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(held.due(Duration::from_secs(10)), [ids(2).0]);
+        assert_eq!(held.due(before()), [ids(2).0]);
         drop(tickets);
         assert!(held.lock().batches.is_empty());
         assert!(held.take(Vec::new()).is_empty());

@@ -38,8 +38,9 @@ impl Renewer {
 
     /// Whatever is older than a quarter: none gets older than seven twelfths before it is asked for.
     async fn renew(&self) {
-        let (age, now) = (self.lease / 4, Instant::now());
-        let due = self.held.due(age);
+        let now = Instant::now();
+        let Some(before) = now.checked_sub(self.lease / 4) else { return };
+        let due = self.held.due(before);
         if due.is_empty() {
             return;
         }
@@ -57,7 +58,7 @@ impl Renewer {
             tracing::warn!(leases = ended.len(), "leases ended while they were held");
             self.meters.leases_lost.inc_by(ended.len() as u64);
         }
-        self.held.renewed(age, now, &ended);
+        self.held.renewed(before, now, &ended);
     }
 
     async fn call(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>, Status> {
