@@ -184,6 +184,12 @@ fn check(parts: &Parts) -> Result<(), Invalid> {
         plain(key("content_type"), Some(&attachment.content_type))?;
         plain(key("content_id"), attachment.content_id.as_deref())?;
         plain(key("file_name"), attachment.file_name.as_deref())?;
+        if attachment.content_type.trim_start().to_ascii_lowercase().starts_with("multipart/") {
+            return Err(invalid(key("content_type"), "has parts of its own, which an attachment cannot have"));
+        }
+        if attachment.content_id.as_ref().is_some_and(|id| id.contains(['<', '>', ' '])) {
+            return Err(invalid(key("content_id"), "holds a space or an angle bracket"));
+        }
     }
     check_names(parts)
 }
@@ -206,8 +212,20 @@ fn check_mailbox(field: &str, mailbox: Option<&Mailbox>) -> Result<(), Invalid> 
     }
 }
 
-/// RFC 5322 section 2.2: printable characters without the colon.
+/// RFC 5322 section 2.2: printable characters without the colon. Section 3.6: no field that is written already, which
+/// readers would take now from the one and now from the other.
 fn check_names(parts: &Parts) -> Result<(), Invalid> {
+    let written = [
+        ("Content-Type", true),
+        ("Content-Transfer-Encoding", true),
+        ("MIME-Version", true),
+        ("From", parts.from.is_some()),
+        ("Reply-To", parts.reply_to.is_some()),
+        ("Subject", parts.subject.is_some()),
+    ];
+    for (name, _) in written.into_iter().filter(|(name, written)| *written && has(parts, name)) {
+        return Err(invalid(format!("content.headers.{name}"), "is written already"));
+    }
     for name in parts.headers.keys() {
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
             return Err(invalid("content.headers", "a field's name may hold printable characters but no colon"));
@@ -281,6 +299,16 @@ mod tests {
         check(r#"{"from": {"email": "a@b.c", "name": "n\"\r\n"}}"#, "content.from.name");
         check(r#"{"from": {"email": "a@b>, <c@d"}}"#, "content.from.email");
         check(r#"{"headers": {"X\r\nBcc": "v@y"}}"#, "content.headers");
+        check(r#"{"headers": {"content-type": "text/html"}}"#, "content.headers.Content-Type");
+        check(r#"{"headers": {"FROM": "c@d"}, "from": {"email": "a@b.c"}}"#, "content.headers.From");
+        check(
+            r#"{"attachments": [{"data": "", "content_type": "multipart/mixed"}]}"#,
+            "content.attachments[0].content_type",
+        );
+        check(
+            r#"{"attachments": [{"data": "", "content_type": "a/b", "content_id": "<a> b"}]}"#,
+            "content.attachments[0].content_id",
+        );
         check(r#"{"headers": {"X": "1\r\nBcc: v@y"}}"#, "content.headers.X");
         check(
             r#"{"attachments": [{"data": "", "content_type": "text/plain\r\nX: y"}]}"#,

@@ -125,6 +125,9 @@ fn parse(body: &[u8]) -> Result<Injection, Refusal> {
 
 fn check(injection: &Injection) -> Result<(), Refusal> {
     let refused = |field: &str, what| Err(unprocessable(Invalid { field: field.into(), what }));
+    if injection.envelope_sender.parse::<godwit_smtp::ReversePath>().is_err() {
+        return refused("envelope_sender", "is no address");
+    }
     if injection.recipients.is_empty() {
         return refused("recipients", "at least one is needed");
     }
