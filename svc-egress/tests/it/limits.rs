@@ -129,16 +129,23 @@ async fn suspended_then_resumed() {
         ..Action::default()
     };
     let tsa = FakeTsa::new(vec![suspend]);
+    let open = Sink::start(Script::default()).await;
     let mut setup = Setup::to(sink.at);
+    setup.config.routes.insert("open.example".into(), svc_egress::Route { hosts: vec![open.at.to_string()] });
     setup.tsa = Some(tsa.clone());
     let world = setup.start().await;
     world.queue.put(&["a@d.example"], MESSAGE);
     let report = world.queue.reported(State::Suspended).await;
     assert_eq!(report.reason, "too many complaints");
     assert!(report.until.is_some());
+    // Time enough for a connection that should not be: another site's mail comes and goes.
+    for count in 1..=10 {
+        world.queue.put(&["a@open.example"], MESSAGE);
+        world.queue.outcomes(count).await;
+    }
     assert_eq!(sink.heard().connection_count, 0, "orders are known before the first message is sent");
     tsa.0.send_replace(Vec::new());
-    let outcome = world.queue.outcomes(1).await.remove(0);
+    let outcome = world.queue.outcomes(11).await.remove(10);
     assert_eq!(outcome.recipients[0].result(), RecipientResult::Delivered);
     world.queue.reported(State::Draining).await;
     world.finish().await;

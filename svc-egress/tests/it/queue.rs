@@ -171,16 +171,22 @@ impl QueueService for FakeQueue {
     async fn watch_due(&self, request: Request<WatchDueRequest>) -> Result<Response<Self::WatchDueStream>, Status> {
         self.change(|state| state.watched.push(request.into_inner()));
         let (queue, version) = (self.clone(), self.0.version.subscribe());
-        let answers = futures::stream::unfold((queue, version, true), |(queue, mut version, first)| async move {
-            if !first {
-                version.changed().await.ok()?;
+        // Only what has changed is told again: else each report would wake whoever forgot to set a timer.
+        let answers = futures::stream::unfold((queue, version, None), |(queue, mut version, told)| async move {
+            loop {
+                if told.is_some() {
+                    version.changed().await.ok()?;
+                }
+                version.borrow_and_update();
+                if queue.breaks_stream() {
+                    return None;
+                }
+                let lanes = queue.lanes();
+                if told.as_ref() != Some(&lanes) {
+                    let answer = WatchDueResponse { lanes: lanes.clone(), snapshot_done: told.is_none() };
+                    return Some((Ok(answer), (queue, version, Some(lanes))));
+                }
             }
-            version.borrow_and_update();
-            if queue.breaks_stream() {
-                return None;
-            }
-            let answer = WatchDueResponse { lanes: queue.lanes(), snapshot_done: first };
-            Some((Ok(answer), (queue, version, false)))
         });
         Ok(Response::new(Box::pin(answers)))
     }
