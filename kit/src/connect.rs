@@ -2,13 +2,20 @@
 
 use crate::peers::{NodeCell, Peer};
 use crate::trace;
+use futures::stream;
 use godwit_proto::{Wire, wire};
 use http::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::server::NamedService;
+use tonic::transport::{Channel, Endpoint, Server};
 use tower::{BoxError, ServiceBuilder};
 
 /// Set on the Status of a call that found no connection, and so was surely not begun.
@@ -20,6 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const PIPE_BYTES_MAX: usize = 256 << 10;
 
 /// The road to one peer. It connects when it is used, and again after a break.
 #[derive(Clone, Debug)]
@@ -53,6 +61,30 @@ pub fn road(address: &str) -> Result<Road, tonic::transport::Error> {
         .connect_lazy();
     let node = NodeCell::default();
     Ok(Road { address: address.to_string(), wire: layered(channel, node.clone()), node })
+}
+
+/// The road to one service through HTTP/2 over a pipe in memory: the whole way that a far call goes, but for the socket.
+/// Contract tests pass each case near and on this road. Must be called within a runtime; ends with it.
+pub fn pipe<S>(service: S) -> Wire
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let (near, far) = tokio::io::duplex(PIPE_BYTES_MAX);
+    // The server lives as long as the one connection.
+    let incoming = stream::once(ready(Ok::<_, io::Error>(far)));
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let near = Mutex::new(Some(near));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let pipe = near.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ready(pipe.map(TokioIo::new).ok_or_else(|| io::Error::other("a pipe connects once")))
+    });
+    layered(Endpoint::from_static("http://pipe").connect_with_connector_lazy(connector), NodeCell::default())
 }
 
 /// A channel under the caller's layers. Read from top to bottom.

@@ -223,7 +223,7 @@ fn check_names(parts: &Parts) -> Result<(), Invalid> {
         ("Reply-To", parts.reply_to.is_some()),
         ("Subject", parts.subject.is_some()),
     ];
-    for (name, _) in written.into_iter().filter(|(name, written)| *written && has(parts, name)) {
+    if let Some((name, _)) = written.into_iter().find(|(name, written)| *written && has(parts, name)) {
         return Err(invalid(format!("content.headers.{name}"), "is written already"));
     }
     for name in parts.headers.keys() {

@@ -115,11 +115,17 @@ fn the_configuration_reference_is_whole_and_true() {
     for path in ["kit/src/config/sections.rs", "gateway/src/config.rs", "svc-queue/src/events/sinks/config.rs"]
         .into_iter()
         .map(String::from)
-        .chain(["ingress", "queue", "egress", "tsa", "throttle", "proxy"].map(|name| format!("svc-{name}/src/config.rs")))
+        .chain(
+            ["ingress", "queue", "egress", "tsa", "throttle", "proxy"].map(|name| format!("svc-{name}/src/config.rs")),
+        )
     {
         let source = std::fs::read_to_string(root.join(&path)).unwrap();
         let fields = source.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
-        keys.extend(fields.map(|(name, _)| name.to_string()).filter(|name| name.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric())));
+        keys.extend(
+            fields
+                .map(|(name, _)| name.to_string())
+                .filter(|name| name.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric())),
+        );
     }
     assert!(keys.len() > 90, "{}", keys.len());
     for key in keys {

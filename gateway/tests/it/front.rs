@@ -13,7 +13,8 @@ pub async fn http(at: SocketAddr, request: &str, body: &str) -> (u16, String) {
     let exchange = async {
         let mut stream = TcpStream::connect(at).await.unwrap();
         let length = body.len();
-        let text = format!("{request} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        let text =
+            format!("{request} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -43,7 +44,9 @@ async fn injection_delivers_a_message_to_each_recipient() {
     assert_eq!((status, &answer["success_count"], &answer["fail_count"]), (200, &json!(2), &json!(1)), "{answer}");
     assert_eq!(answer["failed_recipients"], json!(["no address"]));
     let events = world.events_until(|events| of_kind(events, EventKind::Delivery).len() == 2).await;
-    let with_metadata = of_kind(&events, EventKind::Reception).into_iter().filter(|event| event.metadata.get("order").is_some_and(|order| order == "7"));
+    let with_metadata = of_kind(&events, EventKind::Reception)
+        .into_iter()
+        .filter(|event| event.metadata.get("order").is_some_and(|order| order == "7"));
     assert_eq!(with_metadata.count(), 1);
     let taken = world.sink.taken();
     assert!(taken.iter().all(|taken| taken.recipients.len() == 1));
@@ -56,7 +59,8 @@ async fn injection_delivers_a_message_to_each_recipient() {
 async fn a_whole_message_goes_as_it_is() {
     let world = World::start(Placement::Spread, Obliging, Settings::default()).await;
     let content = "Subject: whole\n\nline\n.dot\n";
-    let request = json!({"envelope_sender": "s@client.test", "recipients": [{"email": "a@one.test"}], "content": content});
+    let request =
+        json!({"envelope_sender": "s@client.test", "recipients": [{"email": "a@one.test"}], "content": content});
     assert_eq!(inject(&world, &request).await.0, 200);
     tokio::time::timeout(HANG, world.sink.wait_for(1)).await.unwrap();
     assert_eq!(world.sink.taken()[0].content, content.replace('\n', "\r\n"));
@@ -106,7 +110,9 @@ async fn the_same_key_gives_the_same_message() {
     let world = World::start(Placement::Near, Obliging, Settings::default()).await;
     let body = json!({"envelope_sender": "s@client.test", "recipients": [{"email": "a@one.test"}], "content": "Subject: x\r\n\r\ny"});
     for _ in 0..3 {
-        let (status, _) = http(world.http, "POST /api/inject/v1 HTTP/1.1\r\nIdempotency-Key: k1\r\nX-Ignored:", &body.to_string()).await;
+        let (status, _) =
+            http(world.http, "POST /api/inject/v1 HTTP/1.1\r\nIdempotency-Key: k1\r\nX-Ignored:", &body.to_string())
+                .await;
         assert_eq!(status, 200);
     }
     let events = world.events_until(|events| !of_kind(events, EventKind::Delivery).is_empty()).await;

@@ -92,7 +92,10 @@ async fn delivered(placement: Placement) {
     for taken in world.sink.taken() {
         assert!(taken.content.starts_with(b"Received: "), "{:?}", taken.content);
         assert!(taken.content.ends_with("\r\n\r\n.dots\r\n..\r\n\u{fc}\r\n".as_bytes()), "{:?}", taken.content);
-        assert_eq!((taken.reverse_path.as_str(), taken.recipients.as_slice()), ("sender@client.test", &["a@one.test".to_string()][..]));
+        assert_eq!(
+            (taken.reverse_path.as_str(), taken.recipients.as_slice()),
+            ("sender@client.test", &["a@one.test".to_string()][..])
+        );
     }
     world.stop().await;
 }
@@ -127,15 +130,14 @@ async fn bounced_once(placement: Placement) {
 }
 
 async fn some_recipients_refused(placement: Placement) {
-    let script = Script::new([
-        (Step::Rcpt, "b@", reply("550 5.1.1 No such user")),
-        (Step::Rcpt, "c@", reply("452 4.2.2 Full")),
-    ]);
+    let script =
+        Script::new([(Step::Rcpt, "b@", reply("550 5.1.1 No such user")), (Step::Rcpt, "c@", reply("452 4.2.2 Full"))]);
     let world = World::start(placement, script, Settings::default()).await;
     world.send(&["a@one.test", "b@one.test", "c@one.test", "d@two.test"], CONTENT).await;
     let events = world.events_until(|events| count(events, EventKind::Delivery) == 3).await;
     law(&events);
-    let recipients = |kind| of_kind(&events, kind).iter().flat_map(|event| event.recipients.clone()).collect::<Vec<_>>();
+    let recipients =
+        |kind| of_kind(&events, kind).iter().flat_map(|event| event.recipients.clone()).collect::<Vec<_>>();
     assert_eq!(recipients(EventKind::Bounce), ["b@one.test"]);
     assert_eq!(recipients(EventKind::TransientFailure), ["c@one.test"]);
     let mut taken: Vec<_> = world.sink.taken().into_iter().map(|taken| taken.recipients).collect();
@@ -173,7 +175,8 @@ async fn reply_to_the_message_lost(placement: Placement) {
 
 async fn no_mx(placement: Placement) {
     let host = Domain { a: vec![[127, 0, 0, 1].into()], ..Domain::default() };
-    let settings = Settings { domains: vec![("host.test", host), ("bare.test", Domain::default())], ..Settings::default() };
+    let settings =
+        Settings { domains: vec![("host.test", host), ("bare.test", Domain::default())], ..Settings::default() };
     let world = World::start(placement, Obliging, settings).await;
     world.send(&["a@host.test", "a@bare.test"], CONTENT).await;
     let over = |events: &[Event]| count(events, EventKind::Delivery) + count(events, EventKind::Bounce) == 2;
@@ -276,8 +279,7 @@ async fn egress_dies(placement: Placement) {
 }
 
 async fn throttled_then_delivered(placement: Placement) {
-    let settings =
-        Settings { shaping_default: "max_message_rate = \"2/s,max_burst=1\"".into(), ..Settings::default() };
+    let settings = Settings { shaping_default: "max_message_rate = \"2/s,max_burst=1\"".into(), ..Settings::default() };
     let world = World::start(placement, Obliging, settings).await;
     for _ in 0..4 {
         world.send(&["a@one.test"], CONTENT).await;
@@ -357,7 +359,8 @@ async fn two_queues_one_away(placement: Placement) {
     assert!(count(&events, EventKind::Delivery) < 40, "the second queue's mail came from the first");
     let second = world.start_queue("queue-2", &second_at.to_string()).await;
     tokio::time::timeout(HANG, world.sink.wait_for(40)).await.unwrap();
-    let first = world.events_until(|events| count(events, EventKind::Delivery) == count(events, EventKind::Reception)).await;
+    let first =
+        world.events_until(|events| count(events, EventKind::Delivery) == count(events, EventKind::Reception)).await;
     let first_count = count(&first, EventKind::Delivery);
     let rest = events_until(&second_queue, |events| count(events, EventKind::Delivery) == 40 - first_count).await;
     law(&first);

@@ -106,7 +106,8 @@ fn pure_cores_see_no_socket_no_disk_and_no_clock() {
         assert!(path.exists(), "{core} is not there");
         for file in sources(&path) {
             let code = code(&file);
-            for word in ["tokio::", "tonic::", "std::fs", "std::thread", "SystemTime::now", "Instant::now", "TcpStream"] {
+            for word in ["tokio::", "tonic::", "std::fs", "std::thread", "SystemTime::now", "Instant::now", "TcpStream"]
+            {
                 assert!(!code.contains(word), "{word} in {}", file.display());
             }
         }

@@ -55,7 +55,8 @@ impl TraceService for Receiver {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         for part in request.into_inner().resource_spans {
             let attributes = part.resource.unwrap_or_default().attributes;
-            let name = attributes.into_iter().find(|attribute| attribute.key == "service.name").and_then(|found| found.value);
+            let name =
+                attributes.into_iter().find(|attribute| attribute.key == "service.name").and_then(|found| found.value);
             let Some(Value::StringValue(service)) = name.and_then(|name| name.value) else {
                 return Err(Status::invalid_argument("a resource without service.name"));
             };
@@ -83,7 +84,10 @@ impl Receiver {
         };
         match tokio::time::timeout(HANG, waiting).await {
             Ok(found) => found,
-            Err(_) => panic!("no {what} among {:#?}", self.seen.lock().unwrap().iter().map(Seen::shape).collect::<BTreeSet<_>>()),
+            Err(_) => panic!(
+                "no {what} among {:#?}",
+                self.seen.lock().unwrap().iter().map(Seen::shape).collect::<BTreeSet<_>>()
+            ),
         }
     }
 }
@@ -93,7 +97,9 @@ async fn receiver() -> (Receiver, String) {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let receiver = Receiver::default();
     let service = TraceServiceServer::new(receiver.clone());
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+    );
     (receiver, endpoint)
 }
 
@@ -107,7 +113,8 @@ async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
     world.events_until(|events| of_kind(events, EventKind::Delivery).len() == 1).await;
 
     let of_message = |seen: &[Seen], service: &str| -> Vec<Seen> {
-        let ours = |span: &&Seen| span.service == service && span.attribute("godwit.message.id").as_deref() == Some(&id);
+        let ours =
+            |span: &&Seen| span.service == service && span.attribute("godwit.message.id").as_deref() == Some(&id);
         seen.iter().filter(ours).cloned().collect()
     };
     let attempts = receiver
@@ -121,7 +128,9 @@ async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
     let injection = &first.span.trace_id;
 
     // Session, enqueue and the first attempt are one trace.
-    let received = receiver.wait("injection", |seen| Some(of_message(seen, "godwit-ingress")).filter(|spans| spans.len() >= 2)).await;
+    let received = receiver
+        .wait("injection", |seen| Some(of_message(seen, "godwit-ingress")).filter(|spans| spans.len() >= 2))
+        .await;
     assert!(received.iter().all(|span| &span.span.trace_id == injection), "{received:#?}");
     let parents: BTreeSet<_> = received.iter().map(|span| span.span.span_id.clone()).collect();
     assert!(parents.contains(&first.span.parent_span_id), "the first attempt is no child of its creation");

@@ -5,8 +5,8 @@ use anyhow::Result;
 use bench::sink::{Action, Behaviour, Keep, Sink};
 use gateway::compose::{self, Running};
 use godwit_kit::config::{Document, Faults, Telemetry};
-use godwit_kit::{connect, telemetry};
 use godwit_kit::net::Net;
+use godwit_kit::{connect, telemetry};
 use godwit_proto::common::v1::{Cursor, Event, EventKind};
 use godwit_proto::id::MessageId;
 use godwit_proto::queue::v1::{WatchEventsRequest, watch_events_response::Item};
@@ -402,7 +402,11 @@ trait ReplaceDoubled {
 
 impl ReplaceDoubled for String {
     fn replace_doubled(self, key: &str, own: &str) -> String {
-        if own.lines().any(|line| line.starts_with(key)) { self.replacen("retry_interval = \"1s\"\n", "", 1) } else { self }
+        if own.lines().any(|line| line.starts_with(key)) {
+            self.replacen("retry_interval = \"1s\"\n", "", 1)
+        } else {
+            self
+        }
     }
 }
 

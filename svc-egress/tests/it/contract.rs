@@ -12,7 +12,7 @@ async fn near_and_far(case: impl AsyncFn(Egress)) {
     let world = setup.start().await;
     let near = Arc::new(world.service.clone());
     case(near.clone()).await;
-    case(godwit_proto::egress::at(godwit_proto::wire(EgressServiceServer::from_arc(near)))).await;
+    case(godwit_proto::egress::at(godwit_kit::connect::pipe(EgressServiceServer::from_arc(near)))).await;
     world.finish().await;
 }
 

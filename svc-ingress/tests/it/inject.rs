@@ -26,7 +26,7 @@ pub fn near(world: &World) -> Ingress {
 fn far(world: &World) -> Ingress {
     let server =
         IngressServiceServer::new(world.service.clone()).max_decoding_message_size(godwit_proto::CALL_BYTES_MAX);
-    godwit_proto::ingress::at(godwit_proto::wire(server))
+    godwit_proto::ingress::at(godwit_kit::connect::pipe(server))
 }
 
 pub fn message() -> InjectMessage {

@@ -20,7 +20,7 @@ async fn near_and_far<F: Future<Output = World>>(case: impl Fn(Proxy, World, Lis
         let world = World::new(Config { sources, advertise: "proxy-1:1080".into(), ..config() }, net).await;
         let service = Arc::new(world.proxy.clone());
         let handle: Proxy =
-            if far { proxy::at(godwit_proto::wire(ProxyServiceServer::from_arc(service))) } else { service };
+            if far { proxy::at(godwit_kit::connect::pipe(ProxyServiceServer::from_arc(service))) } else { service };
         case(handle, world, listener).await.stop().await;
     }
 }

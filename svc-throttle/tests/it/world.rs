@@ -21,8 +21,11 @@ pub async fn near_and_far<F: Future<Output = ()>>(config: Config, case: impl Fn(
         let mut host = Host::new(godwit_proto::id::NodeId::new());
         host.clock = Clock::tokio(origin());
         let service = Arc::new(svc_throttle::build(config.clone(), &host));
-        let handle: Throttle =
-            if far { throttle::at(godwit_proto::wire(ThrottleServiceServer::from_arc(service))) } else { service };
+        let handle: Throttle = if far {
+            throttle::at(godwit_kit::connect::pipe(ThrottleServiceServer::from_arc(service)))
+        } else {
+            service
+        };
         case(handle).await;
         assert!(host.stop.finish(SECOND).await);
     }

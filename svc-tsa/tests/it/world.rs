@@ -7,7 +7,7 @@ use godwit_proto::common::v1::{Event, EventKind, QueueName, SmtpReply};
 use godwit_proto::id::{MessageId, NodeId};
 use godwit_proto::tsa::v1::{watch_response::Item, *};
 use godwit_proto::tsa::{Tsa, TsaServiceServer};
-use godwit_proto::{convert, tsa, wire};
+use godwit_proto::{convert, tsa};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -79,7 +79,7 @@ impl World {
         let service = Arc::new(svc_tsa::build(config, &folder.0, &host).await.unwrap());
         let tsa: Tsa = match road {
             Road::Near => service,
-            Road::Far => tsa::at(wire(TsaServiceServer::from_arc(service))),
+            Road::Far => tsa::at(godwit_kit::connect::pipe(TsaServiceServer::from_arc(service))),
         };
         Self { tsa, host }
     }

@@ -52,7 +52,7 @@ pub fn handle(queue: &Arc<FakeQueue>, road: Road) -> Queue {
         Road::Near => queue.clone(),
         Road::Far => {
             let server = QueueServiceServer::from_arc(queue.clone()).max_decoding_message_size(CALL_BYTES_MAX);
-            godwit_proto::queue::at(godwit_proto::wire(server))
+            godwit_proto::queue::at(godwit_kit::connect::pipe(server))
         }
     }
 }
