@@ -343,7 +343,7 @@ impl Store {
         let disk = RealDisk::at(dir).map_err(store)?;
         let current = disk::read_whole(&disk, "current").ok().and_then(|text| String::from_utf8(text).ok());
         let current: u64 = current.and_then(|text| text.trim().parse().ok()).unwrap_or(1);
-        match Self::open_guarded(&dir.join(current.to_string()))? {
+        match Self::open_patiently(&dir.join(current.to_string()))? {
             Some(kept) if !kept.is_bloated(rewrite_bytes_min) => {
                 disk.sync_dir("").map_err(store)?;
                 Ok(kept)
@@ -356,6 +356,17 @@ impl Store {
             }
             None => Self::begin(dir, &disk, current + 1, None),
         }
+    }
+
+    /// sled's own threads hold the lock for a moment after its last user has gone.
+    fn open_patiently(dir: &Path) -> Result<Option<Self>, Error> {
+        for pause_ms in [5, 10, 20, 40, 80, 160, 320, 640, 1_280] {
+            match Self::open_guarded(dir) {
+                Err(Error::InUse) => std::thread::sleep(Duration::from_millis(pause_ms)),
+                opened => return opened,
+            }
+        }
+        Self::open_guarded(dir)
     }
 
     /// `None`: it is damaged, which sled says by an error or by a panic.
