@@ -21,6 +21,7 @@ pub mod roles;
 pub mod serve;
 pub mod stop;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 
 pub use host::Host;

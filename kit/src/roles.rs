@@ -16,6 +16,21 @@ pub enum Role {
 }
 
 impl Role {
+    /// The role of that name, as in configuration and certificates.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Inject, Self::Read, Self::Operate, Self::Admin, Self::Peer].into_iter().find(|role| role.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Inject => "inject",
+            Role::Read => "read",
+            Role::Operate => "operate",
+            Role::Admin => "admin",
+            Role::Peer => "peer",
+        }
+    }
+
     /// Whether a caller with this role may do what needs `needed`. Injecting is a right of its own: those who only read
     /// may not, those who only inject may not read.
     pub fn may(self, needed: Role) -> bool {
