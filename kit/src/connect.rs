@@ -1,7 +1,8 @@
 //! The road to a peer: a channel with Godwit's settings, and the layers that every call passes.
 
+use crate::dial::Dial;
 use crate::peers::{NodeCell, Peer};
-use crate::trace;
+use crate::{tls, trace};
 use futures::stream;
 use godwit_proto::{Wire, wire};
 use http::{Request, Response};
@@ -45,20 +46,40 @@ impl Road {
     }
 }
 
-/// Opens the road to `address`, `http://host:port`. Must be called within a runtime.
+/// Why there is no road.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{address:?} is not a URL such as https://10.0.0.1:50051")]
+    Address { address: String },
+    #[error("{address} asks for TLS, and no authority is set for it")]
+    NoTls { address: String },
+}
+
+/// Opens the road to `address`, `http://host:port`, or `https://host:port` for TLS. Must be called within a runtime.
 ///
 /// # Errors
-/// An address that is no URL.
-pub fn road(address: &str) -> Result<Road, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(address.to_string())?
+/// An address that is no URL, or that asks for TLS where `tls` is none.
+pub fn road(address: &str, tls: Option<&tls::Client>) -> Result<Road, Error> {
+    let unreadable = || Error::Address { address: address.into() };
+    let uri: http::Uri = address.parse().map_err(|_| unreadable())?;
+    let host = uri.host().ok_or_else(unreadable)?.trim_matches(['[', ']']).to_string();
+    let (tls, default_port) = match uri.scheme_str() {
+        Some("http") => (None, 80),
+        Some("https") => (Some(tls.cloned().ok_or_else(|| Error::NoTls { address: address.into() })?), 443),
+        Some(_) | None => return Err(unreadable()),
+    };
+    let dial = Dial { host, port: uri.port_u16().unwrap_or(default_port), tls };
+    let authority = uri.authority().ok_or_else(unreadable)?;
+    // The dial secures the connection; the channel is not to ask for it once more.
+    let channel = Endpoint::from_shared(format!("http://{authority}"))
+        .map_err(|_| unreadable())?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy();
+        .connect_with_connector_lazy(dial);
     let node = NodeCell::default();
     Ok(Road { address: address.to_string(), wire: layered(channel, node.clone()), node })
 }
@@ -118,12 +139,27 @@ fn learn(node: &NodeCell, response: &Response<Body>) {
 
 fn status(error: BoxError) -> Status {
     let unconnected = is_connect_error(error.as_ref());
+    let why = causes(error.as_ref());
     let mut status = Status::from_error(error);
     if unconnected {
-        status = Status::unavailable(status.message());
+        status = Status::unavailable(why);
         status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
     }
     status
+}
+
+/// What an error says, and what its causes add to it.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -145,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreachable_peer_is_unavailable_and_surely_not_started() {
-        let throttle = throttle::at(road("http://127.0.0.1:1").unwrap().wire);
+        let throttle = throttle::at(road("http://127.0.0.1:1", None).unwrap().wire);
         let status = throttle.list(tonic::Request::new(ListRequest::default())).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
         assert!(surely_not_started(&status), "{status:?}");

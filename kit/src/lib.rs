@@ -2,6 +2,8 @@
 //!
 //! - [`config`]: one TOML for all, all faults at once · [`clock`], [`net`]: the seams for tests · [`stop`]: graceful stop
 //! - [`metrics`]: a registry as a value · [`telemetry`]: logs and traces · [`trace`]: W3C context across calls and disks
+//! - [`tls`]: certificates from files that may change · [`tokens`]: callers without one · [`accept`]: who is at the other end
+//! - [`house`]: a process that is being built · [`alone`]: one service in a process of its own
 //! - [`connect`]: the road to a peer · [`peers`]: services of which there are several · [`call`]: deadlines
 //! - [`serve`]: the gRPC server with its layers, reflection and health · [`health`]: who is ready · [`roles`]: who may call what
 //!
@@ -9,11 +11,16 @@
 
 mod host;
 
+pub mod accept;
+pub mod alone;
 pub mod call;
 pub mod clock;
 pub mod config;
 pub mod connect;
+mod dial;
+pub mod disk;
 pub mod health;
+pub mod house;
 pub mod metrics;
 pub mod net;
 pub mod peers;
@@ -22,6 +29,9 @@ pub mod serve;
 pub mod stop;
 pub mod telemetry;
 pub mod tls;
+pub mod tokens;
 pub mod trace;
 
+pub use godwit_proto::CALL_BYTES_MAX;
 pub use host::Host;
+pub use house::House;

@@ -1,7 +1,9 @@
 //! The gRPC server of a process: its layers, reflection, health, and the listener with a graceful end.
 
+use crate::accept::{self, Caller};
 use crate::roles::{self, Role};
-use crate::{Host, connect, health, trace};
+use crate::tokens::{Shown, Tokens};
+use crate::{Host, connect, health, tls, trace};
 use futures::future::Either;
 use http::{HeaderValue, Request, Response};
 use opentelemetry::context::FutureExt;
@@ -11,7 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -35,11 +37,21 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// Where a process listens, and whom it lets in.
+#[derive(Debug, Clone)]
+pub struct Entrance {
+    pub listen: SocketAddr,
+    pub tls: Option<tls::Server>,
+    /// Callers that show a token instead of a certificate.
+    pub tokens: Tokens,
+}
+
 /// Serves `routes`, with reflection and health, until the host stops. Returns once it listens, with the bound address.
 ///
 /// # Errors
 /// An address that cannot be listened at.
-pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<SocketAddr, Error> {
+pub async fn serve(host: &Host, entrance: Entrance, routes: Routes) -> Result<SocketAddr, Error> {
+    let Entrance { listen: at, tls, tokens } = entrance;
     let refused = |error| Error::Listen { at, error };
     let listener = TcpListener::bind(at).await.map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
@@ -55,12 +67,11 @@ pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<Socket
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .tcp_nodelay(true)
         // More at once from one connection is refused, not queued.
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
         .load_shed(true)
         // Who may call, whose trace it is, who answers.
-        .layer(Door::new(host))
+        .layer(Door::new(host, tokens))
         .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
@@ -68,7 +79,8 @@ pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<Socket
     let stop = host.stop.clone();
     host.stop.spawn(async move {
         let stopped = stop.token().cancelled_owned();
-        let served = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
+        let connections = ReceiverStream::new(accept::connections(listener, tls, &stop));
+        let served = router.serve_with_incoming_shutdown(connections, stopped);
         let late = async {
             stop.requested().await;
             tokio::time::sleep(DRAIN_TIME_MAX).await;
@@ -87,11 +99,40 @@ pub async fn serve(host: &Host, at: SocketAddr, routes: Routes) -> Result<Socket
 #[derive(Debug, Clone)]
 pub struct Door {
     node: HeaderValue,
+    tokens: Tokens,
 }
 
 impl Door {
-    fn new(host: &Host) -> Self {
-        Self { node: HeaderValue::try_from(host.node.to_string()).expect("a node id is ASCII") }
+    fn new(host: &Host, tokens: Tokens) -> Self {
+        Self { node: HeaderValue::try_from(host.node.to_string()).expect("a node id is ASCII"), tokens }
+    }
+
+    /// Who calls, by a token before a certificate: who shows one wants to be held to it. Callers over plaintext are told
+    /// apart by nothing else: who may reach the port is a peer. Configuration refuses plaintext beyond loopback unless it is
+    /// allowed in so many words.
+    fn role(&self, request: &Request<Body>) -> Result<Role, String> {
+        match (self.tokens.shown(request.headers()), request.extensions().get::<Caller>()) {
+            (Shown::Known(holder), _) => Ok(holder.role),
+            (Shown::Unknown, _) => Err("the token is not known here".into()),
+            (Shown::Nothing, Some(Caller::Plain) | None) => Ok(Role::Peer),
+            (Shown::Nothing, Some(Caller::Anonymous)) => Err("no client certificate and no token was shown".into()),
+            (Shown::Nothing, Some(Caller::Certified(holder))) => holder.role.ok_or_else(|| {
+                format!("the certificate of {:?} names no role in its organizational unit", holder.name)
+            }),
+        }
+    }
+
+    /// # Errors
+    /// What a door says of a caller, not of a call: not one of the services' codes, and no near call can have it.
+    fn admits(&self, request: &Request<Body>) -> Result<(), Status> {
+        let Some(needed) = roles::needed(request.uri().path()) else { return Ok(()) };
+        let refused = match self.role(request) {
+            Ok(role) if role.may(needed) => return Ok(()),
+            Ok(role) => format!("the role {} may not call {}", role.name(), request.uri().path()),
+            Err(why) => why,
+        };
+        tracing::warn!(path = request.uri().path(), caller = ?request.extensions().get::<Caller>(), refused, "call refused");
+        Err(Status::permission_denied(format!("{refused}; the call needs the role {}", needed.name())))
     }
 }
 
@@ -99,7 +140,7 @@ impl<S> Layer<S> for Door {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, node: self.node.clone() }
+        Guarded { inner, door: self.clone() }
     }
 }
 
@@ -107,12 +148,8 @@ impl<S> Layer<S> for Door {
 #[derive(Debug, Clone)]
 pub struct Guarded<S> {
     inner: S,
-    node: HeaderValue,
+    door: Door,
 }
-
-/// Callers over plaintext are told apart by nothing: who may reach the port is a peer. Configuration refuses plaintext
-/// beyond loopback unless it is allowed in so many words.
-const PLAINTEXT_CALLER: Role = Role::Peer;
 
 /// A call that is too large is refused by the codec with `OutOfRange`. Services, which near calls reach without a codec,
 /// say `InvalidArgument` of it; so does this.
@@ -141,14 +178,13 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let node = self.node.clone();
-        let allowed = roles::needed(request.uri().path()).is_none_or(|needed| PLAINTEXT_CALLER.may(needed));
-        let answer = if allowed {
-            let caller = trace::extract(request.headers());
-            Either::Left(self.inner.call(request).with_context(caller))
-        } else {
-            // Not one of the services' codes, and no near call can have it: what a door says of a caller, not of a call.
-            Either::Right(ready(Ok(Status::permission_denied("this caller's role may not").into_http())))
+        let node = self.door.node.clone();
+        let answer = match self.door.admits(&request) {
+            Ok(()) => {
+                let caller = trace::extract(request.headers());
+                Either::Left(self.inner.call(request).with_context(caller))
+            }
+            Err(refusal) => Either::Right(ready(Ok(refusal.into_http()))),
         };
         Box::pin(async move {
             let mut response = as_near(answer.await?);

@@ -60,9 +60,10 @@ use crate::meters::Meters;
 use crate::node::{Around, Node};
 use crate::route::{Found, Router};
 use crate::shared::{Event, Shared};
-use godwit_kit::Host;
+use godwit_kit::{Host, House, sized};
 use godwit_kit::config::Faults;
 use godwit_kit::peers::Peers;
+use godwit_proto::egress::EgressServiceServer;
 use godwit_proto::proxy::Proxy;
 use godwit_proto::queue::Queue;
 use godwit_proto::throttle::Throttle;
@@ -113,6 +114,20 @@ pub async fn build(config: Config, deps: Deps, host: &Host) -> Result<Service, E
         start_node(&shared, node);
     }
     Ok(Service { shared, actions, shaping: files })
+}
+
+/// Without these it is not ready.
+pub const NEEDS: &[&str] = &["queue", "throttle", "tsa"];
+
+/// Builds the service in `house`, which serves it.
+///
+/// # Errors
+/// As [`build`].
+pub async fn place(config: Config, deps: Deps, house: &mut House) -> Result<Arc<Service>, Error> {
+    let service = Arc::new(build(config, deps, &house.host).await?);
+    house.serve(sized!(EgressServiceServer::from_arc(service.clone())));
+    house.placed("egress", NEEDS);
+    Ok(service)
 }
 
 fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>) -> Result<Shared, Error> {

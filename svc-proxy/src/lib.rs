@@ -21,7 +21,8 @@ pub use config::Config;
 pub use error::Error;
 pub use service::Service;
 
-use godwit_kit::Host;
+use godwit_kit::{Host, House, sized};
+use godwit_proto::proxy::ProxyServiceServer;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -42,4 +43,18 @@ pub async fn build(config: Config, host: &Host) -> Result<Service, Error> {
         session::Context { config, credentials, rules, register: register.clone(), lookups, host: host.clone() };
     host.stop.spawn(listener::run(listener, Arc::new(context)));
     Ok(Service::new(register, listen, host))
+}
+
+/// It stands alone.
+pub const NEEDS: &[&str] = &[];
+
+/// Builds the service in `house`, which serves it.
+///
+/// # Errors
+/// As [`build`].
+pub async fn place(config: Config, house: &mut House) -> Result<Arc<Service>, Error> {
+    let service = Arc::new(build(config, &house.host).await?);
+    house.serve(sized!(ProxyServiceServer::from_arc(service.clone())));
+    house.placed("proxy", NEEDS);
+    Ok(service)
 }

@@ -49,10 +49,12 @@ pub use config::Config;
 pub use error::{Error, StartError};
 pub use service::Service;
 
-use godwit_kit::{Host, peers::Peers};
+use godwit_kit::{Host, House, peers::Peers, sized};
+use godwit_proto::queue::{QueueAdminServiceServer, QueueServiceServer};
 use godwit_proto::throttle::Throttle;
 use godwit_proto::tsa::Tsa;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Whom the queue calls.
 #[derive(Clone)]
@@ -72,6 +74,21 @@ pub async fn build(config: Config, data_dir: &Path, deps: Deps, host: &Host) -> 
     let opened = tokio::task::spawn_blocking(move || spool::Spool::open(spool_config, &dir)).await;
     let (spool, _) = opened.map_err(|error| StartError::Other(error.to_string()))??;
     build_on(spool, config, data_dir, deps, host).await
+}
+
+/// Without these it is not ready.
+pub const NEEDS: &[&str] = &["tsa", "throttle"];
+
+/// Builds the service in `house`, which serves it.
+///
+/// # Errors
+/// As [`build`].
+pub async fn place(config: Config, deps: Deps, house: &mut House) -> Result<Arc<Service>, StartError> {
+    let service = Arc::new(build(config, &house.data_dir, deps, &house.host).await?);
+    house.serve(sized!(QueueServiceServer::from_arc(service.clone())));
+    house.serve(sized!(QueueAdminServiceServer::from_arc(service.clone())));
+    house.placed("queue", NEEDS);
+    Ok(service)
 }
 
 /// The same on a spool that is open, and from which nothing has been recovered yet.

@@ -20,7 +20,8 @@ pub use config::Config;
 pub use error::Error;
 pub use service::Service;
 
-use godwit_kit::Host;
+use godwit_kit::{Host, House, sized};
+use godwit_proto::throttle::ThrottleServiceServer;
 use std::sync::Arc;
 
 /// The service over a store in memory, and the task that forgets its idle keys.
@@ -30,6 +31,17 @@ pub fn build(config: Config, host: &Host) -> Service {
     host.health.set(service::NAME, "store", Ok(()));
     host.stop.spawn(prune(memory.clone(), prune_interval, host.clone()));
     Service::new(memory, host)
+}
+
+/// It stands alone.
+pub const NEEDS: &[&str] = &[];
+
+/// Builds the service in `house`, which serves it.
+pub fn place(config: Config, house: &mut House) -> Arc<Service> {
+    let service = Arc::new(build(config, &house.host));
+    house.serve(sized!(ThrottleServiceServer::from_arc(service.clone())));
+    house.placed("throttle", NEEDS);
+    service
 }
 
 async fn prune(memory: Arc<memory::Memory>, interval: std::time::Duration, host: Host) {

@@ -28,10 +28,12 @@ pub use config::Config;
 pub use error::Error;
 pub use service::Service;
 
-use godwit_kit::Host;
 use godwit_kit::config::Faults;
+use godwit_kit::{Host, House, sized};
+use godwit_proto::tsa::TsaServiceServer;
 use godwit_shaping::Shaping;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Opens what is held in `data_dir` and starts the tasks that write and that let actions expire.
 ///
@@ -48,4 +50,18 @@ pub async fn build(config: Config, data_dir: &Path, host: &Host) -> Result<Servi
     }
     let (disk, held) = state::Disk::open(data_dir.join("tsa")).await?;
     Ok(Service::start(&config, rules::Rules::new(&shaping), (disk, held), host))
+}
+
+/// It stands alone.
+pub const NEEDS: &[&str] = &[];
+
+/// Builds the service in `house`, which serves it.
+///
+/// # Errors
+/// As [`build`].
+pub async fn place(config: Config, house: &mut House) -> Result<Arc<Service>, Error> {
+    let service = Arc::new(build(config, &house.data_dir, &house.host).await?);
+    house.serve(sized!(TsaServiceServer::from_arc(service.clone())));
+    house.placed("tsa", NEEDS);
+    Ok(service)
 }

@@ -68,7 +68,7 @@ impl Document {
         let mut faults = Faults::default();
         let mut document = Self::default();
         if let Some(path) = file {
-            match std::fs::read_to_string(path) {
+            match crate::disk::text(path) {
                 Ok(text) => document = Self::parse(&text, &path.display().to_string(), &mut faults),
                 Err(error) => faults.add(path.display().to_string(), error),
             }

@@ -9,7 +9,7 @@ mod sections;
 pub mod values;
 
 pub use document::{Document, Fault, Faults};
-pub use sections::{Address, OneOrMany, Peers, Server, Telemetry, Tls};
+pub use sections::{Address, OneOrMany, Peers, PeersTls, Server, ServerTls, Telemetry};
 pub use values::{Rate, Size};
 
 /// What a service reads from the file.

@@ -1,10 +1,11 @@
 //! The sections that every process has: `[server]`, `[telemetry]`, `[peers]`.
 
 use super::{Faults, Section};
+use crate::tls;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// `[server]`: this process's gRPC listener and its folder.
@@ -18,7 +19,7 @@ pub struct Server {
     pub node_id: String,
     /// gRPC without TLS beyond loopback.
     pub allow_plaintext: bool,
-    pub tls: Tls,
+    pub tls: ServerTls,
 }
 
 impl Default for Server {
@@ -28,32 +29,90 @@ impl Default for Server {
             data_dir: "data".into(),
             node_id: String::new(),
             allow_plaintext: false,
-            tls: Tls::default(),
+            tls: ServerTls::default(),
         }
     }
 }
 
-/// Certificates between services: `[server.tls]` and `[peers.tls]`.
+/// `[server.tls]`: PEM files. All of them or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Tls {
-    pub cert: String,
-    pub key: String,
-    pub client_ca: String,
-    pub ca: String,
+pub struct ServerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// The authority of the callers' certificates, whose organizational unit names the caller's role.
+    pub client_ca: PathBuf,
 }
 
-const TLS_NOT_YET: &str = "TLS between services is not part of this version; leave it out";
+impl ServerTls {
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// # Errors
+    /// What is wrong with the files, by path.
+    pub fn load(&self) -> Result<Option<tls::Server>, tls::Error> {
+        let Self { cert, key, client_ca } = self.clone();
+        let files = tls::ServerFiles { cert, key, client_ca: Some(client_ca), alpn: vec![b"h2".to_vec()] };
+        self.is_set().then(|| tls::Server::load(files)).transpose()
+    }
+}
+
+/// `[peers.tls]`: PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PeersTls {
+    /// The authority of the peers' certificates.
+    pub ca: PathBuf,
+    /// Shown to them; its organizational unit must be `peer`.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl PeersTls {
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// # Errors
+    /// What is wrong with the files, by path.
+    pub fn load(&self) -> Result<Option<tls::Client>, tls::Error> {
+        let Self { ca, cert, key } = self.clone();
+        self.is_set().then(|| tls::Client::load(tls::ClientFiles { ca, identity: Some((cert, key)) })).transpose()
+    }
+}
+
+/// Each of these files must be named; then what they hold is looked at.
+fn check_files<T>(
+    section: &str,
+    files: &[(&str, &PathBuf)],
+    load: impl FnOnce() -> Result<T, tls::Error>,
+    faults: &mut Faults,
+) {
+    let missing: Vec<_> = files.iter().filter(|(_, path)| path.as_os_str().is_empty()).collect();
+    for (name, _) in &missing {
+        faults.add(format!("{section}.{name}"), "must name a file: TLS needs all of its settings");
+    }
+    if missing.is_empty()
+        && let Err(error) = load()
+    {
+        faults.add(section, error);
+    }
+}
 
 impl Section for Server {
     const NAME: &'static str = "server";
 
     fn check(&self, faults: &mut Faults) {
-        if self.tls != Tls::default() {
-            faults.add("server.tls", TLS_NOT_YET);
-        }
-        if !self.listen.ip().is_loopback() && !self.allow_plaintext {
-            faults.add("server.listen", "gRPC without TLS beyond loopback: set server.allow_plaintext to allow it");
+        if self.tls.is_set() {
+            let ServerTls { cert, key, client_ca } = &self.tls;
+            let files = [("cert", cert), ("key", key), ("client_ca", client_ca)];
+            check_files("server.tls", &files, || self.tls.load(), faults);
+        } else if !self.listen.ip().is_loopback() && !self.allow_plaintext {
+            faults.add(
+                "server.listen",
+                "gRPC without TLS beyond loopback: set server.tls, or server.allow_plaintext to allow it",
+            );
         }
         if !self.node_id.is_empty() && self.node_id.parse::<godwit_proto::id::NodeId>().is_err() {
             faults.add("server.node_id", "not of the form node_ and 26 characters");
@@ -142,7 +201,7 @@ impl<T> OneOrMany<T> {
     }
 }
 
-/// A peer's address: `http://10.0.0.1:50051`.
+/// A peer's address: `https://10.0.0.1:50051`, or `http://` without TLS.
 pub type Address = String;
 
 /// `[peers]`: where services are that do not run here, or that run elsewhere too.
@@ -155,7 +214,7 @@ pub struct Peers {
     pub tsa: OneOrMany<Address>,
     pub throttle: OneOrMany<Address>,
     pub proxy: OneOrMany<Address>,
-    pub tls: Tls,
+    pub tls: PeersTls,
 }
 
 impl Peers {
@@ -164,7 +223,8 @@ impl Peers {
         self.all().into_iter().find(|(name, _)| *name == service).map_or(&[], |(_, addresses)| addresses)
     }
 
-    fn all(&self) -> [(&'static str, &[Address]); 6] {
+    /// By service.
+    pub fn all(&self) -> [(&'static str, &[Address]); 6] {
         [
             ("ingress", self.ingress.as_slice()),
             ("queue", self.queue.as_slice()),
@@ -176,20 +236,57 @@ impl Peers {
     }
 }
 
+/// What an address says.
+struct Target {
+    secure: bool,
+    loopback: bool,
+}
+
+fn target(address: &str) -> Option<Target> {
+    let uri = address.parse::<http::Uri>().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']);
+    let secure = match uri.scheme_str()? {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    Some(Target { secure, loopback })
+}
+
+impl Peers {
+    /// Peers that would be called without TLS beyond loopback, which only `server.allow_plaintext` allows.
+    pub fn check_plaintext(&self, server: &Server, faults: &mut Faults) {
+        for (service, addresses) in self.all().into_iter().filter(|_| !server.allow_plaintext) {
+            for (place, address) in addresses.iter().enumerate() {
+                if target(address).is_some_and(|target| !target.secure && !target.loopback) {
+                    let what = format!(
+                        "{address} is beyond loopback and without TLS: use https, or server.allow_plaintext to allow it"
+                    );
+                    faults.add(format!("peers.{service}[{place}]"), what);
+                }
+            }
+        }
+    }
+}
+
 impl Section for Peers {
     const NAME: &'static str = "peers";
 
     fn check(&self, faults: &mut Faults) {
-        if self.tls != Tls::default() {
-            faults.add("peers.tls", TLS_NOT_YET);
+        if self.tls.is_set() {
+            let PeersTls { ca, cert, key } = &self.tls;
+            check_files("peers.tls", &[("ca", ca), ("cert", cert), ("key", key)], || self.tls.load(), faults);
         }
         for (service, addresses) in self.all() {
             for (place, address) in addresses.iter().enumerate() {
-                let uri = address.parse::<http::Uri>().ok();
-                let plain = uri.as_ref().is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-                if !plain {
-                    let what = format!("{address:?} is not a URL such as http://10.0.0.1:50051");
-                    faults.add(format!("peers.{service}[{place}]"), what);
+                let key = format!("peers.{service}[{place}]");
+                match target(address) {
+                    Some(Target { secure: true, .. }) if !self.tls.is_set() => {
+                        faults.add(key, format!("{address} asks for TLS: set peers.tls"));
+                    }
+                    Some(_) => {}
+                    None => faults.add(key, format!("{address:?} is not a URL such as https://10.0.0.1:50051")),
                 }
             }
         }

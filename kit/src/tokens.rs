@@ -1,0 +1,108 @@
+//! Callers known by a bearer token, of which only the digest is kept (RFC 6750).
+
+use crate::roles::Role;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// A token's holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub name: String,
+    pub role: Role,
+}
+
+/// The tokens that are known. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens(Arc<Vec<([u8; 32], Holder)>>);
+
+/// What a request's headers say of its caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown<'a> {
+    Nothing,
+    /// A token that nobody here knows, or credentials of another scheme.
+    Unknown,
+    Known(&'a Holder),
+}
+
+impl Tokens {
+    /// By the SHA-256 of each token.
+    pub fn new(tokens: impl IntoIterator<Item = ([u8; 32], Holder)>) -> Self {
+        Self(Arc::new(tokens.into_iter().collect()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whose token the request carries.
+    pub fn shown(&self, headers: &HeaderMap) -> Shown<'_> {
+        let Some(value) = headers.get(AUTHORIZATION) else { return Shown::Nothing };
+        let Some(token) = value.to_str().ok().and_then(bearer) else { return Shown::Unknown };
+        // Digests are compared, so that the time it takes tells nothing about a token.
+        let given: [u8; 32] = Sha256::digest(token).into();
+        self.0.iter().find(|(digest, _)| *digest == given).map_or(Shown::Unknown, |(_, holder)| Shown::Known(holder))
+    }
+}
+
+/// The scheme's name is written as one likes (RFC 9110 section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token)
+}
+
+/// A SHA-256 as 64 hexadecimal digits.
+pub fn digest(hexadecimal: &str) -> Option<[u8; 32]> {
+    let digits = hexadecimal.as_bytes();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (place, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hexadecimal.get(place * 2..place * 2 + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_by_its_digest() {
+        let holder = Holder { name: "app".into(), role: Role::Inject };
+        let tokens = Tokens::new([(Sha256::digest("secret").into(), holder.clone())]);
+        let shown = |value: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(AUTHORIZATION, value.parse().unwrap());
+            }
+            match tokens.shown(&headers) {
+                Shown::Nothing => "nothing",
+                Shown::Unknown => "unknown",
+                Shown::Known(known) => {
+                    assert_eq!(known, &holder);
+                    "known"
+                }
+            }
+        };
+        assert_eq!(shown(None), "nothing");
+        for (value, expected) in [
+            ("Bearer secret", "known"),
+            ("bEARER secret", "known"),
+            ("Bearer wrong", "unknown"),
+            ("Basic secret", "unknown"),
+            ("secret", "unknown"),
+        ] {
+            assert_eq!(shown(Some(value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn digests_are_64_digits() {
+        assert_eq!(digest(&"0f".repeat(32)), Some([15; 32]));
+        for text in ["", "0f", &"0g".repeat(32), &"ä".repeat(32)] {
+            assert_eq!(digest(text), None, "{text}");
+        }
+    }
+}
