@@ -1,26 +1,32 @@
 //! `[gateway]`, and the whole document: which services run here, and every fault of it at once.
 
 use godwit_kit::config::{Document, Faults, Peers, Section, Server, Telemetry};
+use godwit_kit::roles::Role;
+use godwit_kit::tokens::{self, Holder, Tokens};
 use serde::Deserialize;
 use std::net::SocketAddr;
 
 /// The services, leaves first: the order in which they are built.
 pub const SERVICES: [&str; 6] = ["throttle", "tsa", "proxy", "queue", "ingress", "egress"];
 
-/// What each needs, here or as a peer.
-const NEEDS: [(&str, &[&str]); 4] = [
-    ("queue", &["tsa", "throttle"]),
-    ("ingress", &["queue"]),
-    ("egress", &["queue", "throttle", "tsa"]),
-    ("gateway", &["ingress"]),
-];
+/// What the gateway cannot do without.
+pub const GATEWAY_NEEDS: &[&str] = &["ingress"];
 
 /// Sections that are no services.
 const OTHERS: [&str; 4] = ["server", "telemetry", "peers", "gateway"];
 
-/// What one service needs.
+/// What one service needs, here or as a peer.
 pub fn needs(service: &str) -> &'static [&'static str] {
-    NEEDS.iter().find(|(name, _)| *name == service).map_or(&[], |(_, needs)| *needs)
+    match service {
+        "throttle" => svc_throttle::NEEDS,
+        "tsa" => svc_tsa::NEEDS,
+        "proxy" => svc_proxy::NEEDS,
+        "queue" => svc_queue::NEEDS,
+        "ingress" => svc_ingress::NEEDS,
+        "egress" => svc_egress::NEEDS,
+        "gateway" => GATEWAY_NEEDS,
+        _ => &[],
+    }
 }
 
 /// `[gateway]`: the HTTP front door.
@@ -59,13 +65,31 @@ impl Section for Gateway {
         }
         for (place, token) in self.tokens.iter().enumerate() {
             let key = |name: &str| format!("gateway.tokens[{place}].{name}");
-            if token.sha256.len() != 64 || !token.sha256.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            if tokens::digest(&token.sha256).is_none() {
                 faults.add(key("sha256"), "not the SHA-256 of a token: 64 hexadecimal digits");
             }
-            if crate::http::auth::role(&token.role).is_none() {
+            if token.role().is_none() {
                 faults.add(key("role"), "must be inject, read, operate or admin");
             }
         }
+    }
+}
+
+impl Token {
+    /// Every role but the services' own.
+    fn role(&self) -> Option<Role> {
+        Role::of(&self.role).filter(|role| *role != Role::Peer)
+    }
+}
+
+impl Gateway {
+    /// Whom the API knows, of a section that was checked.
+    pub fn tokens(&self) -> Tokens {
+        let known = |token: &Token| {
+            let holder = Holder { name: token.name.clone(), role: token.role()? };
+            Some((tokens::digest(&token.sha256)?, holder))
+        };
+        Tokens::new(self.tokens.iter().filter_map(known))
     }
 }
 
@@ -107,6 +131,7 @@ impl Config {
             egress: document.section(faults),
         };
         config.check_placement(document, faults);
+        config.peers.check_plaintext(&config.server, faults);
         config.share_shaping();
         if faults.is_empty() { Ok(config) } else { Err(std::mem::take(faults)) }
     }

@@ -7,6 +7,7 @@
 //!
 //! **Invariants**: decides nothing about mail; whatever a service does here it does alone in a process of its own, too.
 
+pub mod certs;
 pub mod cli;
 pub mod compose;
 pub mod config;

@@ -1,8 +1,9 @@
 //! `godwit inject`: one message, by gRPC, to whichever process runs an ingress.
 
+use super::remote::Remote;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use godwit_kit::{call, connect};
+use godwit_kit::call;
 use godwit_proto::common::v1::{Body, BodyType, Envelope, Recipient, body::Content};
 use godwit_proto::ingress::v1::{InjectMessage, InjectRequest, inject_response::Outcome};
 use std::io::Read;
@@ -13,9 +14,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub struct Inject {
-    /// The gRPC listener of a process that runs an ingress.
-    #[arg(long, env = "GODWIT_SERVER", default_value = "http://127.0.0.1:50051")]
-    server: String,
+    /// A process that runs an ingress.
+    #[command(flatten)]
+    remote: Remote,
     /// The reverse-path; empty for the null one.
     #[arg(long)]
     from: String,
@@ -39,11 +40,10 @@ impl Inject {
             Some(path) => crate::node::message(path)?,
             None => read_input()?,
         };
-        let road = connect::road(&self.server).with_context(|| format!("--server {}", self.server))?;
-        let ingress = godwit_proto::ingress::at(road.wire);
+        let ingress = godwit_proto::ingress::at(self.remote.road()?.wire);
         let request = InjectRequest { messages: vec![self.message(content)?], ..InjectRequest::default() };
-        let answer = call::within(DEADLINE, ingress.inject(tonic::Request::new(request))).await;
-        let results = answer.map_err(|status| anyhow::anyhow!("{}: {}", self.server, status.message()))?;
+        let answer = call::within(DEADLINE, ingress.inject(self.remote.request(request)?)).await;
+        let results = answer.map_err(|status| anyhow::anyhow!("{}: {}", self.remote.server, status.message()))?;
         for result in results.into_inner().results {
             let id = result.message_id.clone().unwrap_or_default().value;
             match result.outcome() {

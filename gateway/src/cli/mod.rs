@@ -1,7 +1,10 @@
 //! The commands of the binary `godwit`.
 
+mod certs;
 mod check;
+mod health;
 mod inject;
+mod remote;
 mod serve;
 
 use anyhow::{Context, Result};
@@ -23,6 +26,10 @@ enum Verb {
     Serve(Source),
     /// Read the configuration, print every fault with its key path, and change nothing.
     Check(Source),
+    /// Ask a process whether it is ready: exit status 0, or 1 and the reason.
+    Health(health::Health),
+    /// Make a small certificate authority for labs, and certificates of it.
+    Certs(certs::Certs),
     /// Hand a message to a running ingress, and print its id.
     Inject(inject::Inject),
 }
@@ -58,6 +65,8 @@ impl Command {
         match self.verb {
             Verb::Serve(source) => runtime.block_on(serve::serve(&source)),
             Verb::Check(source) => check::check(&source),
+            Verb::Health(health) => runtime.block_on(health.run()),
+            Verb::Certs(certs) => certs.run(),
             Verb::Inject(inject) => runtime.block_on(inject.run()),
         }
     }

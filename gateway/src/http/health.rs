@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Prometheus' text format.
 pub(super) async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
-    match door.callers.check(&headers, Role::Read) {
+    match super::auth::check(&door.tokens, &headers, Role::Read) {
         Ok(()) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], door.host.metrics.text()).into_response(),
         Err(status) => status.into_response(),
     }

@@ -15,6 +15,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use godwit_kit::Host;
 use godwit_kit::peers::Peers;
+use godwit_kit::tokens::Tokens;
 use godwit_proto::ingress::Ingress;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const REQUEST_BYTES_MAX: usize = 40 << 20;
 /// What the handlers share.
 pub(crate) struct Door {
     ingresses: Peers<Ingress>,
-    callers: auth::Callers,
+    tokens: Tokens,
     intake: intake::Intake,
     host: Host,
     injected: godwit_kit::metrics::Counters,
@@ -40,12 +41,11 @@ pub(crate) struct Door {
 pub async fn serve(config: &Gateway, ingresses: Peers<Ingress>, host: &Host) -> Result<SocketAddr> {
     let injected =
         host.metrics.counters("godwit_gateway_injections_total", "Recipients by the API's answer.", &["outcome"]);
-    let callers = auth::Callers::new(&config.tokens);
-    let door = Door { ingresses, callers, intake: intake::Intake::new(), host: host.clone(), injected };
+    let tokens = config.tokens();
+    let door = Door { ingresses, tokens, intake: intake::Intake::new(), host: host.clone(), injected };
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("gateway.listen = {}", config.listen))?;
     let bound = listener.local_addr()?;
-    host.health.set("gateway", "started", Ok(()));
     host.stop.spawn(listener::run(listener, router(door), host.stop.clone()));
     Ok(bound)
 }

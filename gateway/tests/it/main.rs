@@ -8,6 +8,7 @@ mod dns;
 mod front;
 mod reflection;
 mod scenarios;
+mod security;
 mod tidy;
 mod trace;
 mod world;

@@ -58,7 +58,7 @@ async fn health_answers_for_each_service() {
     let world = World::start(Placement::Spread, Obliging, Settings::default()).await;
     let places = [("queue", &world.queue_address), ("throttle", &world.throttle_address), ("tsa", &world.tsa_address)];
     for (service, address) in places {
-        let mut client = HealthClient::new(connect::road(address).unwrap().wire);
+        let mut client = HealthClient::new(connect::road(address, None).unwrap().wire);
         for name in godwit_kit::health::contract_names(service) {
             let asked = client.check(HealthCheckRequest { service: (*name).into() }).await.unwrap();
             assert_eq!(asked.into_inner().status(), ServingStatus::Serving, "{name}");

@@ -301,7 +301,7 @@ async fn suspended_then_resumed(placement: Placement) {
     let settings = Settings { shaping: rule.into(), ..Settings::default() };
     let world = World::start(placement, script, settings).await;
     world.send(&["a@one.test"], CONTENT).await;
-    let automation = tsa::at(connect::road(&world.tsa_address).unwrap().wire);
+    let automation = tsa::at(connect::road(&world.tsa_address, None).unwrap().wire);
     let action = loop {
         let listed = automation.list(tonic::Request::new(tsa::v1::ListRequest::default())).await.unwrap().into_inner();
         match listed.actions.into_iter().next() {
@@ -346,7 +346,7 @@ async fn two_queues_one_away(placement: Placement) {
     for _ in 0..20 {
         send_to(smtp, &["a@one.test"], CONTENT).await.unwrap();
     }
-    let second_queue = queue::at(connect::road(&second.address()).unwrap().wire);
+    let second_queue = queue::at(connect::road(&second.address(), None).unwrap().wire);
     let at_second = count(&events_until(&second_queue, |events| !events.is_empty()).await, EventKind::Reception);
     assert!(at_second > 0, "the second queue was given nothing");
     second.stop().await;

@@ -160,7 +160,7 @@ impl World {
             Placement::Near => sections.near().await,
             Placement::Spread => sections.spread().await,
         };
-        let queue = queue::at(connect::road(&placed.queue).unwrap().wire);
+        let queue = queue::at(connect::road(&placed.queue, None).unwrap().wire);
         Self {
             folder,
             sink,
