@@ -43,7 +43,9 @@ impl Authority {
     /// Where no key can be made.
     pub fn create() -> Result<(Self, Pair)> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Godwit lab authority");
+        // Authorities of one name could not be told apart by those who refuse one of them.
+        let name = format!("Godwit lab authority {:08x}", rand::random::<u32>());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         lasts(&mut params, AUTHORITY_DAYS);

@@ -74,8 +74,18 @@ impl Heard {
         match tokio::time::timeout(FIRST_WORD_TIMEOUT, stream.read_buf(&mut first)).await {
             Ok(Ok(0)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed right after the TLS handshake")),
             Ok(Ok(_)) | Err(_) => Ok(Self { stream, first }),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => Err(refused(error)),
         }
+    }
+}
+
+/// An alert right after the handshake is the server's word on our certificate (RFC 8446 section 6.2).
+fn refused(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            io::Error::new(error.kind(), format!("the server refused our certificate: {alert:?}"))
+        }
+        Some(_) | None => error,
     }
 }
 
