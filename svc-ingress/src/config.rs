@@ -2,11 +2,15 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use godwit_kit::config::{Faults, Section, Size, values::duration};
+use godwit_kit::{
+    config::{Faults, Section, Size, values::duration},
+    tls,
+};
 use godwit_proto::CALL_BYTES_MAX;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -76,6 +80,7 @@ pub struct Listener {
     pub message_timeout: Duration,
     /// Bytes a second that a message must come with on average, after the first `client_timeout`.
     pub min_data_rate: Size,
+    pub tls: Tls,
 }
 
 impl Default for Listener {
@@ -95,6 +100,45 @@ impl Default for Listener {
             client_timeout: Duration::from_secs(60),
             message_timeout: Duration::from_secs(1_800),
             min_data_rate: Size(500),
+            tls: Tls::default(),
+        }
+    }
+}
+
+/// `[ingress.listeners.tls]`: a port's certificate, and what it is for. Nothing set: the port knows no TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// PEM: the certificate, and behind it those that lead to its authority.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+    pub mode: TlsMode,
+    /// How long the whole handshake may take.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+}
+
+/// When a client's connection comes to be within TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// When it says STARTTLS, if it does.
+    #[default]
+    Optional,
+    /// When it says STARTTLS, which it must before it sends mail.
+    Required,
+    /// From its first byte on (port 465).
+    Implicit,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+            mode: TlsMode::default(),
+            handshake_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -159,6 +203,36 @@ impl Listener {
         ];
         for (name, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
             faults.add(key(name), "must be at least 1");
+        }
+        if self.tls.is_set() {
+            self.tls.check(&key("tls"), faults);
+        }
+    }
+}
+
+impl Tls {
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// # Errors
+    /// What is wrong with the files, by path.
+    pub fn load(&self) -> Result<tls::Server, tls::Error> {
+        let Self { cert, key, mode: _, handshake_timeout: _ } = self.clone();
+        tls::Server::load(tls::ServerFiles { cert, key, ..tls::ServerFiles::default() })
+    }
+
+    fn check(&self, key: &str, faults: &mut Faults) {
+        check_duration(&format!("{key}.handshake_timeout"), self.handshake_timeout, faults);
+        let files = [("cert", &self.cert), ("key", &self.key)];
+        let missing: Vec<_> = files.iter().filter(|(_, path)| path.as_os_str().is_empty()).collect();
+        for (name, _) in &missing {
+            faults.add(format!("{key}.{name}"), "must name a file: TLS needs a certificate and its key");
+        }
+        if missing.is_empty()
+            && let Err(error) = self.load()
+        {
+            faults.add(key, error);
         }
     }
 }
@@ -226,6 +300,18 @@ mod tests {
             max_message_size = "1GiB"
             max_connections = 0
             banner = "a\nb"
+            [ingress.listeners.tls]
+            cert = "mx.crt"
+            handshake_timeout = "0s"
+            [[ingress.listeners]]
+            listen = "127.0.0.1:465"
+            tls = { key = "mx.key", mode = "sometimes" }
+            [[ingress.listeners]]
+            listen = "127.0.0.1:587"
+            tls = { mode = "required" }
+            [[ingress.listeners]]
+            listen = "127.0.0.1:25"
+            tls = { cert = "no/such.crt", key = "no/such.key" }
         "#;
         let mut keys = faults_of(text);
         keys.sort();
@@ -240,6 +326,13 @@ mod tests {
             listener(1, "listen"),
             listener(1, "max_connections"),
             listener(1, "max_message_size"),
+            listener(1, "tls.handshake_timeout"),
+            listener(1, "tls.key"),
+            listener(2, "tls.cert"),
+            listener(2, "tls.mode"),
+            listener(3, "tls.cert"),
+            listener(3, "tls.key"),
+            listener(4, "tls"),
             "ingress.max_data_in_flight".to_string(),
         ];
         assert_eq!(keys, expected);

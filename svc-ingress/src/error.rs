@@ -2,12 +2,16 @@
 
 use std::{io, net::SocketAddr};
 
+use godwit_kit::tls;
 use tonic::Status;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("ingress.listeners[{place}].listen: cannot listen on {at}: {source}")]
     Listen { place: usize, at: SocketAddr, source: io::Error },
+    /// The source names the file.
+    #[error("ingress.listeners[{place}].tls: {source}")]
+    Tls { place: usize, source: tls::Error },
     /// A request that no retry mends.
     #[error("{field}: {what}")]
     Invalid { field: String, what: String },
@@ -33,7 +37,7 @@ impl From<Error> for Status {
             Error::SessionUnknown(_) => Self::not_found(text),
             Error::DataInFlight { .. } => Self::resource_exhausted(text),
             Error::Stopping => Self::unavailable(text),
-            Error::Listen { .. } => Self::internal(text),
+            Error::Listen { .. } | Error::Tls { .. } => Self::internal(text),
         }
     }
 }

@@ -7,11 +7,12 @@ use godwit_smtp::{Reply, receive};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
-    config,
+    config::{self, TlsMode},
     door::{Connections, Full},
     ingress::Ingress,
     policy::Relay,
     session::{PaceLimits, Session},
+    tls::Tls,
 };
 
 /// After an accept that failed, for want of file descriptors most likely.
@@ -26,12 +27,13 @@ pub struct Listener {
     pub smtp: Arc<receive::Config>,
     pub relay: Relay,
     pub pace: PaceLimits,
+    pub tls: Option<Tls>,
     pub ingress: Arc<Ingress>,
     connections: Arc<Connections>,
 }
 
 impl Listener {
-    pub fn new(config: &config::Listener, at: SocketAddr, ingress: Arc<Ingress>) -> Self {
+    pub fn new(config: &config::Listener, at: SocketAddr, tls: Option<Tls>, ingress: Arc<Ingress>) -> Self {
         let hostname = config::hostname(&[&config.hostname, &ingress.hostname]);
         let relay = Relay::new(&config.relay_hosts);
         if relay.is_open() && !at.ip().is_loopback() {
@@ -46,9 +48,16 @@ impl Listener {
                 size_bytes_max: usize::try_from(config.max_message_size.0).unwrap_or(usize::MAX),
                 recipients_max: config.max_recipients,
                 messages_max: config.max_messages_per_connection,
+                tls: match (&tls, config.tls.mode) {
+                    (None, _) => receive::Tls::Absent,
+                    (Some(_), TlsMode::Optional) => receive::Tls::Offered,
+                    (Some(_), TlsMode::Required) => receive::Tls::Required,
+                    (Some(_), TlsMode::Implicit) => receive::Tls::Implicit,
+                },
                 ..receive::Config::default()
             }),
             hostname,
+            tls,
             pace: PaceLimits {
                 idle: config.client_timeout,
                 total: config.message_timeout,
@@ -57,6 +66,10 @@ impl Listener {
             connections: Arc::new(Connections::new(config.max_connections, config.max_connections_per_peer)),
             ingress,
         }
+    }
+
+    pub fn is_implicit(&self) -> bool {
+        self.smtp.tls == receive::Tls::Implicit
     }
 
     fn turn_away(&self, full: Full) -> Reply {
@@ -104,7 +117,10 @@ async fn admit(connection: Connection, listener: &Arc<Listener>) {
         Err(full) => {
             meters.connections_refused.inc();
             tracing::debug!(peer = %connection.peer, ?full, "connection refused");
-            let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, say(connection, listener.turn_away(full))).await;
+            // A handshake only to say no is more than somebody beyond the limit gets.
+            if !listener.is_implicit() {
+                let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, say(connection, listener.turn_away(full))).await;
+            }
         }
     }
 }

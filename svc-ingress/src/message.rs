@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, time::SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use godwit_proto::id::MessageId;
+use godwit_proto::{common::v1::Tls, id::MessageId};
 
 /// Received fields that a message may have before it is taken to go round in circles (RFC 5321 section 6.3).
 pub const HOPS_MAX: usize = 100;
@@ -32,9 +32,11 @@ pub struct Received<'m> {
     /// As the client gave it, unverified; empty where it gave none.
     pub helo: &'m str,
     pub peer: Option<IpAddr>,
+    /// What protected the connection.
+    pub tls: Option<&'m Tls>,
     /// This host.
     pub by: &'m str,
-    /// `ESMTP` ...
+    /// `ESMTP`, `ESMTPS` ... (RFC 3848)
     pub with: &'m str,
     pub id: MessageId,
     /// The recipient, where there is only one: the others' names are nobody's business.
@@ -43,7 +45,7 @@ pub struct Received<'m> {
 }
 
 impl fmt::Display for Received<'_> {
-    /// Three lines, each ended by CRLF. Whatever the client said, nothing but its own words gets in.
+    /// Lines, each ended by CRLF. Whatever the client said, nothing but its own words gets in.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Received: from ")?;
         match self.helo {
@@ -54,6 +56,13 @@ impl fmt::Display for Received<'_> {
             Some(IpAddr::V4(peer)) => write!(f, " ([{peer}])")?,
             Some(IpAddr::V6(peer)) => write!(f, " ([IPv6:{peer}])")?,
             None => {}
+        }
+        if let Some(tls) = self.tls {
+            f.write_str("\r\n\t(using ")?;
+            write_atom(f, &tls.version)?;
+            f.write_str(" with cipher ")?;
+            write_atom(f, &tls.cipher)?;
+            f.write_str(")")?;
         }
         write!(f, "\r\n\tby {} (Godwit) with ", self.by)?;
         write_atom(f, self.with)?;
@@ -99,7 +108,7 @@ mod tests {
     fn received<'m>(helo: &'m str, recipient: Option<&'m str>) -> Received<'m> {
         let peer = Some("192.0.2.1".parse().unwrap());
         let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        Received { helo, peer, by: "mx.test", with: "ESMTP", id: MessageId(0), recipient, time }
+        Received { helo, peer, tls: None, by: "mx.test", with: "ESMTP", id: MessageId(0), recipient, time }
     }
 
     #[test]
@@ -120,6 +129,15 @@ mod tests {
             "Received: from unknown\r\n\tby mx.test (Godwit) with HTTP id msg_00000000000000000000000000;\r\n\
              \tSun, 06 Nov 1994 08:49:37 +0000\r\n",
         );
+    }
+
+    #[test]
+    fn tls_is_told_in_a_comment() {
+        let tls = Tls { version: "TLSv1.3".into(), cipher: "TLS_AES(1)\r\n".into(), ..Tls::default() };
+        let field = Received { tls: Some(&tls), with: "ESMTPS", ..received("client.test", None) }.to_string();
+        let expected = "Received: from client.test ([192.0.2.1])\r\n\t(using TLSv1.3 with cipher TLS_AES?1???)\r\n\
+                        \tby mx.test (Godwit) with ESMTPS id ";
+        assert_eq!(&field[..expected.len()], expected);
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Meters {
     pub connections: Gauge,
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
+    pub handshakes_completed: Counter,
+    pub handshakes_failed: Counter,
+    pub handshakes_late: Counter,
     pub data_in_flight_bytes: Gauge,
     pub batch_messages: Distribution,
     pub calls_failed: Counter,
@@ -53,11 +56,16 @@ pub struct Meters {
 impl Meters {
     pub fn new(metrics: &Metrics) -> Self {
         const OPENED: &str = "godwit_ingress_connections_total";
+        const HANDSHAKES: &str = "godwit_ingress_tls_handshakes_total";
         let opened = metrics.counters(OPENED, "SMTP connections by what became of them", &["outcome"]);
+        let handshakes = metrics.counters(HANDSHAKES, "TLS handshakes with clients by outcome", &["outcome"]);
         Self {
             connections: metrics.gauge("godwit_ingress_connections", "SMTP connections that are open"),
             connections_accepted: opened.with_label_values(&["accepted"]),
             connections_refused: opened.with_label_values(&["refused"]),
+            handshakes_completed: handshakes.with_label_values(&["completed"]),
+            handshakes_failed: handshakes.with_label_values(&["failed"]),
+            handshakes_late: handshakes.with_label_values(&["timed_out"]),
             data_in_flight_bytes: metrics
                 .gauge("godwit_ingress_data_in_flight_bytes", "Bytes of messages that are being received or queued"),
             batch_messages: metrics.distribution(

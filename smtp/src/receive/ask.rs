@@ -15,6 +15,9 @@ pub enum Step {
     NeedInput,
     /// Decide, then call `Session::answer`.
     Ask(Ask),
+    /// Write the output, do TLS's handshake on the socket, then call `Session::secured`; close if it fails. The input has
+    /// been emptied: what came in the clear behind STARTTLS is not the client's.
+    StartTls,
     /// Write the output, then close the connection.
     Close,
 }

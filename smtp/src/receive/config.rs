@@ -23,6 +23,7 @@ pub struct Config {
     /// NOOP, RSET, VRFY and the like, and commands put off, before the connection is closed; a message accepted forgives them.
     pub idles_max: usize,
     pub extensions: Extensions,
+    pub tls: Tls,
 }
 
 impl Default for Config {
@@ -38,6 +39,7 @@ impl Default for Config {
             errors_max: 20,
             idles_max: 100,
             extensions: Extensions::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -48,5 +50,20 @@ impl Default for Config {
 pub struct Extensions {
     pub smtputf8: bool,
     pub dsn: bool,
+    /// Only within TLS (RFC 8689 section 2).
     pub requiretls: bool,
+}
+
+/// How a connection comes to TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Not at all: STARTTLS is not offered.
+    #[default]
+    Absent,
+    /// By STARTTLS (RFC 3207), if the client likes.
+    Offered,
+    /// By STARTTLS; nothing that leads to mail is done before it.
+    Required,
+    /// It is within TLS from its first octet on (RFC 8314).
+    Implicit,
 }

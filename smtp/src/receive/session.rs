@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Ask, Config, Helo, Recipient, Step, Transaction, Verdict,
+    Ask, Config, Helo, Recipient, Step, Tls, Transaction, Verdict,
     line::{Lines, Taken},
 };
 use crate::{
@@ -24,6 +24,8 @@ pub enum Phase {
     Command,
     /// Inside a message.
     Data,
+    /// STARTTLS was answered 220.
+    Handshake,
     /// An ask is open.
     Answer,
     Closed,
@@ -35,6 +37,8 @@ pub struct Session {
     pub(super) config: Arc<Config>,
     pub(super) state: State,
     pub(super) output: BytesMut,
+    /// What is said now is said within TLS.
+    pub(super) is_secured: bool,
     lines: Lines,
     /// What the open ask is about; nothing is consumed while there is one.
     pub(super) pending: Option<Pending>,
@@ -54,6 +58,8 @@ pub(super) enum State {
     Data(data::Reader),
     /// Inside a chunk that nobody wants: so many octets to go.
     Skip(u64),
+    /// STARTTLS was answered 220: nothing is read in the clear any more.
+    Handshake,
     Closed,
 }
 
@@ -87,8 +93,10 @@ pub(super) struct Tally {
 
 impl Session {
     pub fn new(config: impl Into<Arc<Config>>) -> Self {
+        let config = config.into();
         Self {
-            config: config.into(),
+            is_secured: config.tls == Tls::Implicit,
+            config,
             state: State::Fresh,
             output: BytesMut::new(),
             lines: Lines::default(),
@@ -106,6 +114,10 @@ impl Session {
             let asked = match &mut self.state {
                 State::Fresh => self.ask(Pending::Connect, Ask::Connect),
                 State::Closed => return Step::Close,
+                State::Handshake => {
+                    input.clear();
+                    return Step::StartTls;
+                }
                 State::Data(reader) => match reader.advance(input) {
                     Some(result) => self.message(result),
                     None => return Step::NeedInput,
@@ -139,6 +151,15 @@ impl Session {
         }
     }
 
+    /// The handshake is done: forgets all that the client said before it (RFC 3207 section 4.2), but not its refusals.
+    pub fn secured(&mut self) {
+        if matches!(self.state, State::Handshake) {
+            self.state = State::Commands;
+            self.is_secured = true;
+            (self.helo, self.mail) = (None, None);
+        }
+    }
+
     /// Replies to be written; the driver takes them (`split`).
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
@@ -148,6 +169,7 @@ impl Session {
         match self.state {
             State::Closed => Phase::Closed,
             State::Fresh => Phase::Banner,
+            State::Handshake => Phase::Handshake,
             State::Commands | State::Rejected | State::Data(_) | State::Skip(_) if self.pending.is_some() => {
                 Phase::Answer
             }

@@ -1,5 +1,7 @@
 //! Whole dialogues at every chunking: what comes back is the same, in order, and nobody is asked twice.
 
+mod tls;
+
 use std::cell::RefCell;
 
 use bytes::BytesMut;
@@ -14,6 +16,8 @@ struct Driver {
     input: BytesMut,
     said: String,
     kept: Vec<Transaction>,
+    /// The client waits for the handshake.
+    shaking: bool,
     closed: bool,
 }
 
@@ -37,6 +41,7 @@ impl Driver {
             input: BytesMut::new(),
             said: String::new(),
             kept: vec![],
+            shaking: false,
             closed: false,
         };
         driver.run();
@@ -51,6 +56,11 @@ impl Driver {
                 Step::NeedInput => return,
                 Step::Close => {
                     self.closed = true;
+                    return;
+                }
+                Step::StartTls => {
+                    assert!(self.input.is_empty(), "what came in the clear is gone");
+                    self.shaking = true;
                     return;
                 }
                 Step::Ask(ask) => {
@@ -130,7 +140,7 @@ fn greets_and_offers() {
     driver.say("HELO client\r\n");
     assert_eq!(driver.said, "250 mx.test\r\n");
     let extensions = Extensions { smtputf8: true, dsn: true, requiretls: true };
-    let mut driver = Driver::new(Config { extensions, ..config() });
+    let mut driver = Driver::new(Config { extensions, tls: Tls::Implicit, ..config() });
     driver.say("EHLO client\r\n");
     assert!(driver.said.ends_with("250-SMTPUTF8\r\n250-DSN\r\n250 REQUIRETLS\r\n"));
 }
@@ -204,7 +214,7 @@ fn needs_a_greeting_first() {
 #[test]
 fn extensions_when_offered() {
     let extensions = Extensions { smtputf8: true, dsn: true, requiretls: true };
-    let mut driver = Driver::new(Config { extensions, ..config() });
+    let mut driver = Driver::new(Config { extensions, tls: Tls::Implicit, ..config() });
     driver.say("EHLO client\r\n");
     assert_eq!(driver.say("MAIL FROM:<ü@x> SMTPUTF8 RET=HDRS ENVID=a+2Bb REQUIRETLS\r\n"), "250 2.1.0");
     assert_eq!(driver.say("RCPT TO:<ö@x> NOTIFY=FAILURE ORCPT=rfc822;o@x\r\nDATA\r\n"), "250 2.1.5; 354");

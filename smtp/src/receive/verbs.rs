@@ -1,7 +1,7 @@
 //! What each command does: order and limits are checked here, then somebody is asked.
 
 use super::{
-    Ask, Helo, Recipient,
+    Ask, Helo, Recipient, Tls,
     session::{Mail, Pending, Session, State},
 };
 use crate::{
@@ -20,6 +20,9 @@ impl Session {
         };
         if matches!(self.state, State::Rejected) && command != Command::Quit {
             return self.refuse(bad_sequence("No SMTP service here"));
+        }
+        if self.config.tls == Tls::Required && !self.is_secured && !is_for_all(&command) {
+            return self.refuse(Reply::new(530, (5, 7, 0), "Must issue a STARTTLS command first"));
         }
         match command {
             Command::Ehlo(name) => self.helo(Helo { name, esmtp: true }),
@@ -45,14 +48,27 @@ impl Session {
                 }
                 self.refuse(unimplemented())
             }
-            Command::Expn(_) | Command::StartTls | Command::Auth { .. } | Command::Unimplemented(_) => {
-                self.refuse(unimplemented())
-            }
+            Command::StartTls => self.start_tls(),
+            Command::Expn(_) | Command::Auth { .. } | Command::Unimplemented(_) => self.refuse(unimplemented()),
         }
     }
 
     fn helo(&mut self, helo: Helo) -> Option<Ask> {
         self.idle(|session| session.ask(Pending::Helo(helo.clone()), Ask::Helo(helo)))
+    }
+
+    fn start_tls(&mut self) -> Option<Ask> {
+        if self.is_secured {
+            return self.refuse(bad_sequence("TLS is on already"));
+        }
+        if self.config.tls == Tls::Absent {
+            return self.refuse(unimplemented());
+        }
+        if self.mail.is_some() {
+            return self.refuse(bad_sequence("A transaction is open"));
+        }
+        self.state = State::Handshake;
+        self.reply(&Reply::new(220, (2, 0, 0), "Ready to start TLS"))
     }
 
     fn mail(&mut self, reverse_path: ReversePath, params: MailParams) -> Option<Ask> {
@@ -67,7 +83,7 @@ impl Session {
         }
         let offered = self.config.extensions;
         let unoffered = (params.smtputf8 && !offered.smtputf8)
-            || (params.requiretls && !offered.requiretls)
+            || (params.requiretls && !(offered.requiretls && self.is_secured))
             || ((params.ret.is_some() || params.envid.is_some()) && !offered.dsn)
             || params.body == Some(BodyType::BinaryMime);
         if unoffered {
@@ -151,6 +167,12 @@ impl Session {
         }
         act(self)
     }
+}
+
+/// What is served before TLS where that is required (RFC 3207 section 4). BDAT is refused in its own place, which knows
+/// of its chunk.
+fn is_for_all(command: &Command) -> bool {
+    matches!(command, Command::Ehlo(_) | Command::Noop | Command::StartTls | Command::Quit | Command::Bdat { .. })
 }
 
 fn bad_sequence(text: &str) -> Reply {

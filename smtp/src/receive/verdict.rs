@@ -1,7 +1,7 @@
 //! What an answer does: the state moves only here, once somebody has said yes.
 
 use super::{
-    Config, Helo, Verdict,
+    Config, Helo, Tls, Verdict,
     session::{Mail, Pending, Session, State},
 };
 use crate::reply::{Kind, Reply};
@@ -28,7 +28,7 @@ impl Session {
             }
             Pending::Helo(helo) => {
                 self.mail = None;
-                let reply = hello(&self.config, &helo, reply);
+                let reply = hello(&self.config, self.is_secured, &helo, reply);
                 self.helo = Some(helo);
                 reply
             }
@@ -79,25 +79,26 @@ fn banner(config: &Config, reply: Option<Reply>) -> Reply {
     }
 }
 
-fn hello(config: &Config, helo: &Helo, reply: Option<Reply>) -> Reply {
+fn hello(config: &Config, is_secured: bool, helo: &Helo, reply: Option<Reply>) -> Reply {
     let reply = match reply {
         Some(reply) => Reply { enhanced: None, ..reply },
         None => Reply::plain(250, &config.hostname),
     };
     match helo.esmtp {
-        true => offers(config).into_iter().fold(reply, Reply::line),
+        true => offers(config, is_secured).into_iter().fold(reply, Reply::line),
         false => reply,
     }
 }
 
-fn offers(config: &Config) -> Vec<String> {
+fn offers(config: &Config, is_secured: bool) -> Vec<String> {
     let always = ["PIPELINING".into(), "8BITMIME".into(), format!("SIZE {}", config.size_bytes_max)];
     let extensions = config.extensions;
     let more = [
         (true, "ENHANCEDSTATUSCODES"),
         (extensions.smtputf8, "SMTPUTF8"),
         (extensions.dsn, "DSN"),
-        (extensions.requiretls, "REQUIRETLS"),
+        (extensions.requiretls && is_secured, "REQUIRETLS"),
+        (config.tls != Tls::Absent && !is_secured, "STARTTLS"),
     ];
     always.into_iter().chain(more.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).into())).collect()
 }

@@ -110,8 +110,18 @@ pub fn parse(message: InjectMessage, terms: &Terms<'_>) -> Result<EnqueueMessage
 
 fn received(terms: &Terms<'_>, id: MessageId, recipient: Option<&str>) -> String {
     let peer = terms.received.peer.as_ref().and_then(|peer| peer.address.parse().ok());
-    let Received { helo, protocol, .. } = &terms.received;
-    message::Received { helo, peer, by: terms.hostname, with: protocol, id, recipient, time: terms.now }.to_string()
+    let Received { helo, protocol, tls, .. } = &terms.received;
+    let field = message::Received {
+        helo,
+        peer,
+        tls: tls.as_ref(),
+        by: terms.hostname,
+        with: protocol,
+        id,
+        recipient,
+        time: terms.now,
+    };
+    field.to_string()
 }
 
 fn content(body: Option<Body>, terms: &Terms<'_>) -> Result<Bytes, Refused> {

@@ -13,7 +13,7 @@ use godwit_smtp::{
 
 use super::{
     Session,
-    receipt::{Receipt, wire_peer},
+    receipt::{Client, Receipt, wire_peer},
 };
 use crate::{
     message,
@@ -70,7 +70,8 @@ impl Session {
             return reply;
         }
         let listener = self.listener.clone();
-        let message = receipt.message(transaction, self.entry.id(), self.peer, &listener);
+        let client = Client { session: self.entry.id(), peer: self.peer, tls: self.tls.as_ref() };
+        let message = receipt.message(transaction, client, &listener);
         let (reply, outcome) = match listener.ingress.enqueue(message, &receipt.span, &TraceContext::default()).await {
             Ok(queued) => (reply::queued(&queued), Outcome::from(&queued)),
             Err(status) => {
@@ -117,6 +118,7 @@ impl Session {
             recipients,
             reply: Some(reply::wire(reply, command)),
             peer: Some(wire_peer(self.peer)),
+            tls: self.tls.clone(),
             session_id: self.entry.id().to_string(),
             trace: receipt.map(|receipt| godwit_kit::trace::of(&receipt.span)),
             ..Event::default()

@@ -3,11 +3,13 @@
 mod decide;
 mod pace;
 mod receipt;
+mod secure;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use godwit_kit::net::{Connection, Stream};
+use godwit_proto::common::v1::Tls;
 use godwit_smtp::{
     Reply,
     receive::{self, Ask, Phase, Step},
@@ -32,6 +34,8 @@ pub struct Session {
     listener: Arc<Listener>,
     machine: receive::Session,
     stream: Box<dyn Stream>,
+    /// What protects the stream.
+    tls: Option<Tls>,
     peer: SocketAddr,
     entry: Entry,
     input: BytesMut,
@@ -58,6 +62,7 @@ impl Session {
         Self {
             machine: receive::Session::new(listener.smtp.clone()),
             stream: connection.stream,
+            tls: None,
             peer: connection.peer,
             entry: ingress.sessions.enter(connection.peer, listener.at, ingress.clock.now(), told),
             input: BytesMut::new(),
@@ -79,6 +84,9 @@ impl Session {
 
     /// Returns once the last reply is written.
     async fn converse(&mut self) -> io::Result<()> {
+        if self.listener.is_implicit() && !self.secure().await {
+            return Ok(());
+        }
         loop {
             let was_data = self.is_data();
             let step = self.machine.advance(&mut self.input);
@@ -98,6 +106,13 @@ impl Session {
                     }
                     let verdict = self.decide(ask).await;
                     self.machine.answer(verdict);
+                }
+                Step::StartTls => {
+                    self.write().await?;
+                    if !self.secure().await {
+                        return Ok(());
+                    }
+                    self.machine.secured();
                 }
                 Step::Close => return self.write().await,
             }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use godwit_proto::{
-    common::v1::{Body, Peer, Received, body},
+    common::v1::{Body, Peer, Received, Tls, body},
     convert::timestamp,
     id::MessageId,
     queue::v1::EnqueueMessage,
@@ -22,6 +22,14 @@ pub struct Receipt {
     pub reverse_path: String,
 }
 
+/// Who brings it, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'s> {
+    pub session: SessionId,
+    pub peer: SocketAddr,
+    pub tls: Option<&'s Tls>,
+}
+
 impl Receipt {
     pub fn begin(session: SessionId, reverse_path: &ReversePath, charge: Charge) -> Self {
         let id = MessageId::new();
@@ -38,15 +46,13 @@ impl Receipt {
     }
 
     /// The message as a queue wants it.
-    pub fn message(
-        &self,
-        transaction: Transaction,
-        session: SessionId,
-        peer: SocketAddr,
-        listener: &Listener,
-    ) -> EnqueueMessage {
+    pub fn message(&self, transaction: Transaction, client: Client<'_>, listener: &Listener) -> EnqueueMessage {
         let envelope = envelope::of(&transaction);
-        let with = if transaction.helo.esmtp { "ESMTP" } else { "SMTP" };
+        let with = match (transaction.helo.esmtp, client.tls) {
+            (false, _) => "SMTP",
+            (true, None) => "ESMTP",
+            (true, Some(_)) => "ESMTPS",
+        };
         let now = listener.ingress.clock.now();
         let recipient = match &envelope.recipients[..] {
             [one] => Some(one.address.as_str()),
@@ -54,7 +60,8 @@ impl Receipt {
         };
         let field = message::Received {
             helo: &transaction.helo.name,
-            peer: Some(peer.ip()),
+            peer: Some(client.peer.ip()),
+            tls: client.tls,
             by: &listener.hostname,
             with,
             id: self.id,
@@ -67,10 +74,11 @@ impl Receipt {
             body: Some(Body { size_bytes: content.len() as u64, content: Some(body::Content::Inline(content)) }),
             envelope: Some(envelope),
             received: Some(Received {
-                peer: Some(wire_peer(peer)),
+                peer: Some(wire_peer(client.peer)),
                 protocol: with.into(),
+                tls: client.tls.cloned(),
                 helo: transaction.helo.name,
-                session_id: session.to_string(),
+                session_id: client.session.to_string(),
                 ..Received::default()
             }),
             first_received: Some(timestamp(now)),

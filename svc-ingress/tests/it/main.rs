@@ -10,3 +10,4 @@ mod smuggling;
 mod stop;
 mod support;
 mod timeouts;
+mod tls;

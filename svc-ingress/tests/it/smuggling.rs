@@ -3,7 +3,7 @@
 use crate::support::{Client, FakeQueue, World, config, listener};
 
 /// Row S1: what other servers have taken for the end.
-const ENDS: [&str; 13] = [
+pub const ENDS: [&str; 13] = [
     "\n.\n",
     "\n.\r\n",
     "\n.\r",
@@ -20,7 +20,7 @@ const ENDS: [&str; 13] = [
 ];
 
 /// The one reply after the real end; the session is in order then.
-async fn sends(client: &mut Client, content: &str) -> String {
+pub async fn sends(client: &mut Client, content: &str) -> String {
     client.open().await;
     let codes = client.say(format!("{content}\r\n.\r\nNOOP\r\n"), 2).await;
     assert_eq!(codes[1], "250 2.0.0", "one reply to the message, then NOOP's: {content:?}");

@@ -24,6 +24,7 @@ fn deliver(
         match session.advance(&mut to_session) {
             receive::Step::Close => return (outcomes, kept),
             receive::Step::NeedInput => {}
+            receive::Step::StartTls => panic!("not offered"),
             receive::Step::Ask(ask) => {
                 session.answer(match &ask {
                     receive::Ask::Rcpt { address, .. } if address.local() == "no" => {

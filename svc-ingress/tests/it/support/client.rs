@@ -1,29 +1,54 @@
 //! A client that says what it is told and counts the replies.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use godwit_kit::net::Connection;
+use godwit_kit::net::{Connection, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Trust;
 
 /// A test that waits this long waits for something that never comes.
 const LIMIT: Duration = Duration::from_secs(7_200);
 
 pub struct Client {
-    connection: Connection,
+    stream: Box<dyn Stream>,
     said: String,
 }
 
 impl Client {
     pub fn new(connection: Connection) -> Self {
-        Self { connection, said: String::new() }
+        Self { stream: connection.stream, said: String::new() }
     }
 
     pub async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.try_send(text).await.unwrap();
     }
 
-    pub async fn try_send(&mut self, text: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.connection.stream.write_all(text.as_ref()).await
+    pub async fn try_send(&mut self, text: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(text.as_ref()).await?;
+        self.stream.flush().await
+    }
+
+    /// The handshake, with nothing left to be read in the clear.
+    pub async fn handshake(self, trust: &Trust) -> io::Result<Self> {
+        assert_eq!(self.said, "", "said before the handshake");
+        Ok(Self { stream: trust.handshake(self.stream).await?, said: String::new() })
+    }
+
+    /// Says STARTTLS, does the handshake and greets again.
+    pub async fn secured(mut self, trust: &Trust) -> Self {
+        assert_eq!(self.say("STARTTLS\r\n", 1).await, ["220 2.0.0"]);
+        let mut client = self.handshake(trust).await.unwrap();
+        assert_eq!(client.say("EHLO client.test\r\n", 1).await, ["250"]);
+        client
+    }
+
+    /// Whatever comes until the server closes.
+    pub async fn bytes(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.said).into_bytes();
+        let read = tokio::time::timeout(LIMIT, self.stream.read_to_end(&mut bytes)).await.expect("an end");
+        read.unwrap();
+        bytes
     }
 
     /// `250 2.1.0` of each of the next `count` replies.
@@ -64,7 +89,7 @@ impl Client {
                 return Some(line);
             }
             let mut bytes = [0; 4096];
-            let read = tokio::time::timeout(LIMIT, self.connection.stream.read(&mut bytes)).await.expect("a reply");
+            let read = tokio::time::timeout(LIMIT, self.stream.read(&mut bytes)).await.expect("a reply");
             match read.unwrap() {
                 0 => return None,
                 count => self.said += std::str::from_utf8(&bytes[..count]).unwrap(),

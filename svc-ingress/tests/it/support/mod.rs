@@ -2,9 +2,11 @@
 
 mod client;
 mod queue;
+mod tls;
 
 pub use client::Client;
 pub use queue::{Answer, FakeQueue};
+pub use tls::{Certificates, Trust, client_hello};
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
