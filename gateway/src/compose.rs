@@ -105,6 +105,7 @@ async fn build(config: Config, host: &Host) -> Result<Running> {
     let http = match config.gateway {
         Some(section) => {
             house.placed("gateway", config::GATEWAY_NEEDS);
+            house.forward();
             Some(http::serve(&section, ingresses, host).await?)
         }
         None => None,

@@ -10,7 +10,8 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::ready;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Status;
 use tonic::body::Body;
@@ -37,9 +38,19 @@ pub struct Road {
     pub wire: Wire,
     /// Learned from the first answer.
     pub node: NodeCell,
+    up: Arc<AtomicBool>,
 }
 
 impl Road {
+    /// Whether the peer answered that it serves when it was last asked; so until it is asked.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_up(&self, up: bool) {
+        self.up.store(up, Ordering::Relaxed);
+    }
+
     /// The peer, with a handle made by one of `godwit_proto`'s `at` functions.
     pub fn peer<T>(&self, at: impl FnOnce(Wire) -> T) -> Peer<T> {
         Peer { name: self.address.clone(), handle: at(self.wire.clone()), node: self.node.clone() }
@@ -81,7 +92,12 @@ pub fn road(address: &str, tls: Option<&tls::Client>) -> Result<Road, Error> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector_lazy(dial);
     let node = NodeCell::default();
-    Ok(Road { address: address.to_string(), wire: layered(channel, node.clone()), node })
+    Ok(Road {
+        address: address.to_string(),
+        wire: layered(channel, node.clone()),
+        node,
+        up: Arc::new(AtomicBool::new(true)),
+    })
 }
 
 /// The road to one service through HTTP/2 over a pipe in memory: the whole way that a far call goes, but for the socket.

@@ -125,6 +125,7 @@ fn status(ready: bool) -> ServingStatus {
 pub async fn probe(host: Host, dependents: Vec<&'static str>, dependency: &'static str, roads: Vec<Road>) {
     loop {
         let answers = join_all(roads.iter().map(|road| ask(road, dependency))).await;
+        roads.iter().zip(&answers).for_each(|(road, answer)| road.set_up(answer.is_ok()));
         let state = if answers.iter().any(Result::is_ok) {
             Ok(())
         } else {

@@ -4,6 +4,7 @@
 
 use crate::config::{Peers as PeersSection, Server as ServerSection};
 use crate::connect::{self, Road};
+use crate::forward::Forward;
 use crate::peers::{Peer, Peers};
 use crate::serve::{self, Entrance};
 use crate::tokens::Tokens;
@@ -40,6 +41,7 @@ pub struct House {
     routes: RoutesBuilder,
     entrance: Entrance,
     placed: Vec<(&'static str, &'static [&'static str])>,
+    forwards: bool,
 }
 
 impl House {
@@ -61,7 +63,7 @@ impl House {
         }
         let entrance = Entrance { listen: server.listen, tls: own, tokens };
         let (host, data_dir) = (host.clone(), server.data_dir.clone());
-        Ok(Self { host, data_dir, roads, routes: Routes::builder(), entrance, placed: Vec::new() })
+        Ok(Self { host, data_dir, roads, routes: Routes::builder(), entrance, placed: Vec::new(), forwards: false })
     }
 
     /// Serves a contract. Wrap the generated server in [`sized!`](crate::sized).
@@ -95,13 +97,36 @@ impl House {
         Peers::new(own.into_iter().chain(self.roads(service).iter().map(|road| road.peer(&at))).collect())
     }
 
+    /// Calls for services that do not run here are handed on to the peers that run them.
+    pub fn forward(&mut self) {
+        self.forwards = true;
+    }
+
     /// Listens; from here on others may call. Returns the bound address.
     ///
     /// # Errors
     /// An address that cannot be listened at.
     pub async fn open(self) -> Result<SocketAddr, Error> {
         self.watch_dependencies();
-        Ok(serve::serve(&self.host, self.entrance, self.routes.routes()).await?)
+        let elsewhere: Vec<_> = if self.forwards { self.elsewhere() } else { Vec::new() };
+        let mut routes = self.routes.routes();
+        for (contract, forward) in elsewhere {
+            let router = std::mem::take(routes.axum_router_mut());
+            *routes.axum_router_mut() = router.route_service(&format!("/{contract}/{{*call}}"), forward);
+        }
+        Ok(serve::serve(&self.host, self.entrance, routes).await?)
+    }
+
+    /// By contract: what is not placed here and has peers.
+    fn elsewhere(&self) -> Vec<(&'static str, Forward)> {
+        let here = |service: &str| self.placed.iter().any(|(placed, _)| *placed == service);
+        let roads = self.roads.iter().filter(|(service, roads)| !here(service) && !roads.is_empty());
+        roads
+            .flat_map(|(service, roads)| {
+                let forward = Forward::new(roads);
+                health::contract_names(service).iter().map(move |contract| (*contract, forward.clone()))
+            })
+            .collect()
     }
 
     fn roads(&self, service: &str) -> &[Road] {

@@ -19,6 +19,7 @@ pub mod config;
 pub mod connect;
 mod dial;
 pub mod disk;
+mod forward;
 pub mod health;
 pub mod house;
 pub mod metrics;

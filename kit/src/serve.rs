@@ -188,7 +188,8 @@ where
         };
         Box::pin(async move {
             let mut response = as_near(answer.await?);
-            response.headers_mut().insert(connect::NODE_ID, node);
+            // One that was handed on says whose it is.
+            response.headers_mut().entry(connect::NODE_ID).or_insert(node);
             Ok(response)
         })
     }

@@ -185,3 +185,43 @@ fn certificates_that_cannot_be_used_are_named_with_their_files() {
         assert!(faults.contains(says), "{says:?} is not in\n{faults}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_hands_calls_on_and_judges_the_callers_itself() {
+    let guarded = Guarded::start().await;
+    let at = guarded.folder.path().display();
+    write(guarded.folder.path(), "gateway", &guarded.authority.issue(&subject("gateway", Role::Peer)).unwrap());
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{at}/gateway\"\n\
+         tls = {{ cert = \"{at}/gateway.pem\", key = \"{at}/gateway.key\", client_ca = \"{at}/ca.pem\" }}\n\
+         [gateway]\nlisten = \"127.0.0.1:0\"\n[peers]\ningress = \"https://127.0.0.1:1\"\n\
+         throttle = \"https://127.0.0.1:{}\"\n\
+         tls = {{ ca = \"{at}/ca.pem\", cert = \"{at}/gateway.pem\", key = \"{at}/gateway.key\" }}\n",
+        guarded.process.running.grpc.port()
+    );
+    let gateway = Process::start(&text).await.unwrap();
+    let files = |name: &str, role| {
+        let pair = guarded.authority.issue(&subject(name, role)).unwrap();
+        let identity = Some(write(guarded.folder.path(), name, &pair));
+        tls::Client::load(tls::ClientFiles { ca: guarded.folder.path().join("ca.pem"), identity }).unwrap()
+    };
+    let address = format!("https://localhost:{}", gateway.running.grpc.port());
+    let caller = |tls: tls::Client| throttle::at(connect::road(&address, Some(&tls)).unwrap().wire);
+
+    let reader = caller(files("reader", Role::Read));
+    list(&reader, None).await.unwrap();
+    // Who may not is refused at the door, although the gateway itself may.
+    refused(acquire(&reader).await, Code::PermissionDenied, &["role read"]);
+    let peer = caller(files("peer", Role::Peer));
+    acquire(&peer).await.unwrap();
+    let answer = peer.list(Request::new(ListRequest::default())).await.unwrap();
+    let says = answer.metadata().get(connect::NODE_ID).unwrap().to_str().unwrap().to_string();
+    assert_eq!(says, guarded.process.running.host.node.to_string(), "whose answer it is");
+
+    let mut request = Request::new(ListRequest::default());
+    request.metadata_mut().insert(connect::NODE_ID, "node_00000000000000000000000000".parse().unwrap());
+    let status = peer.list(request).await.expect_err("no such node");
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    gateway.stop().await;
+    guarded.process.stop().await;
+}

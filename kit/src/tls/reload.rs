@@ -9,13 +9,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+type Read<M> = Box<dyn Fn() -> Result<M, Error> + Send + Sync>;
+type Make<M, C> = Box<dyn Fn(&M) -> Result<C, Error> + Send + Sync>;
+
 /// What is in use now, and the material it was made of.
 pub struct Reloaded<M, C> {
     current: ArcSwap<C>,
     /// Held for as long as one reload takes: reloads go one after another.
     material: Mutex<M>,
-    read: Box<dyn Fn() -> Result<M, Error> + Send + Sync>,
-    make: Box<dyn Fn(&M) -> Result<C, Error> + Send + Sync>,
+    read: Read<M>,
+    make: Make<M, C>,
 }
 
 impl<M: PartialEq + Send + 'static, C: Send + Sync + 'static> Reloaded<M, C> {
