@@ -110,6 +110,7 @@ async fn build(config: Config, host: &Host) -> Result<Running> {
         }
         None => None,
     };
+    house.tell(&config.telemetry).await?;
     let grpc = house.open().await?;
     tracing::info!(node = %host.node, %grpc, ?http, ?smtp, ?socks5, "godwit runs");
     Ok(Running { host: host.clone(), grpc, http, smtp, socks5, queue: own_queue })

@@ -93,7 +93,7 @@ async fn run<C: Section>(
     let host = Host::new(node);
     let mut house = House::new(&server, &peers, Tokens::default(), &host)?;
     let placed = match place(&mut house, own).await {
-        Ok(closing) => open(house).await.map(|()| closing).map_err(Failure::from),
+        Ok(closing) => open(house, &telemetry).await.map(|()| closing).map_err(Failure::from),
         Err(error) => Err(error),
     };
     let closing = match placed {
@@ -111,8 +111,9 @@ async fn run<C: Section>(
     if finished && closed { Ok(()) } else { Err(format!("some work still ran after {} s", GRACE.as_secs()).into()) }
 }
 
-async fn open(house: House) -> Result<(), house::Error> {
+async fn open(house: House, telemetry: &Telemetry) -> Result<(), house::Error> {
     let node = house.host.node;
+    house.tell(telemetry).await?;
     let grpc = house.open().await?;
     tracing::info!(%node, %grpc, "runs");
     Ok(())

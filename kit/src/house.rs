@@ -2,7 +2,7 @@
 //!
 //! Built leaves first, by whoever places services: one in a process of its own, or all of them.
 
-use crate::config::{Peers as PeersSection, Server as ServerSection};
+use crate::config::{Peers as PeersSection, Server as ServerSection, Telemetry};
 use crate::connect::{self, Road};
 use crate::forward::Forward;
 use crate::peers::{Peer, Peers};
@@ -28,6 +28,8 @@ pub enum Error {
     PeersTls(tls::Error),
     #[error("peers.{service}: {error}")]
     Road { service: &'static str, error: connect::Error },
+    #[error("telemetry.listen = {at}: {error}")]
+    Tell { at: SocketAddr, error: std::io::Error },
     #[error(transparent)]
     Serve(#[from] serve::Error),
 }
@@ -100,6 +102,17 @@ impl House {
     /// Calls for services that do not run here are handed on to the peers that run them.
     pub fn forward(&mut self) {
         self.forwards = true;
+    }
+
+    /// Metrics and health over HTTP, where `[telemetry]` asks for it.
+    ///
+    /// # Errors
+    /// An address that cannot be listened at.
+    pub async fn tell(&self, telemetry: &Telemetry) -> Result<(), Error> {
+        let Some(at) = telemetry.listen else { return Ok(()) };
+        let bound = crate::http::serve(&self.host, at).await.map_err(|error| Error::Tell { at, error })?;
+        tracing::info!(at = %bound, "metrics and health over HTTP");
+        Ok(())
     }
 
     /// Listens; from here on others may call. Returns the bound address.

@@ -5,7 +5,7 @@
 //! - [`tls`]: certificates from files that may change · [`tokens`]: callers without one · [`accept`]: who is at the other end
 //! - [`house`]: a process that is being built · [`alone`]: one service in a process of its own
 //! - [`connect`]: the road to a peer · [`peers`]: services of which there are several · [`call`]: deadlines
-//! - [`serve`]: the gRPC server with its layers, reflection and health · [`health`]: who is ready · [`roles`]: who may call what
+//! - [`serve`]: the gRPC server with its layers, reflection and health · [`health`]: who is ready · [`http`]: both, over HTTP · [`roles`]: who may call what
 //!
 //! **Invariants**: knows no service, only contracts. Nothing here is process-wide, save what [`telemetry::init`] sets.
 
@@ -22,6 +22,7 @@ pub mod disk;
 mod forward;
 pub mod health;
 pub mod house;
+pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod peers;

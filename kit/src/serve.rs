@@ -1,6 +1,7 @@
 //! The gRPC server of a process: its layers, reflection, health, and the listener with a graceful end.
 
 use crate::accept::{self, Caller};
+use crate::metrics::Counters;
 use crate::roles::{self, Role};
 use crate::tokens::{Shown, Tokens};
 use crate::{Host, connect, health, tls, trace};
@@ -100,11 +101,14 @@ pub async fn serve(host: &Host, entrance: Entrance, routes: Routes) -> Result<So
 pub struct Door {
     node: HeaderValue,
     tokens: Tokens,
+    calls: Counters,
 }
 
 impl Door {
     fn new(host: &Host, tokens: Tokens) -> Self {
-        Self { node: HeaderValue::try_from(host.node.to_string()).expect("a node id is ASCII"), tokens }
+        let node = HeaderValue::try_from(host.node.to_string()).expect("a node id is ASCII");
+        let calls = host.metrics.counters("godwit_grpc_calls_total", "Calls that came in, by call", &["call"]);
+        Self { node, tokens, calls }
     }
 
     /// Who calls, by a token before a certificate: who shows one wants to be held to it. Callers over plaintext are told
@@ -126,6 +130,8 @@ impl Door {
     /// What a door says of a caller, not of a call: not one of the services' codes, and no near call can have it.
     fn admits(&self, request: &Request<Body>) -> Result<(), Status> {
         let Some(needed) = roles::needed(request.uri().path()) else { return Ok(()) };
+        // Only calls that are in the table: a label that no stranger can choose.
+        self.calls.with_label_values(&[request.uri().path()]).inc();
         let refused = match self.role(request) {
             Ok(role) if role.may(needed) => return Ok(()),
             Ok(role) => format!("the role {} may not call {}", role.name(), request.uri().path()),

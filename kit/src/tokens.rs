@@ -1,8 +1,8 @@
 //! Callers known by a bearer token, of which only the digest is kept (RFC 6750).
 
 use crate::roles::Role;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -43,6 +43,19 @@ impl Tokens {
         // Digests are compared, so that the time it takes tells nothing about a token.
         let given: [u8; 32] = Sha256::digest(token).into();
         self.0.iter().find(|(digest, _)| *digest == given).map_or(Shown::Unknown, |(_, holder)| Shown::Known(holder))
+    }
+
+    /// Where no token is configured everyone who reaches the listener may.
+    ///
+    /// # Errors
+    /// 401 without a known token, 403 where its role does not reach.
+    pub fn check(&self, headers: &HeaderMap, needed: Role) -> Result<(), StatusCode> {
+        match self.shown(headers) {
+            _ if self.is_empty() => Ok(()),
+            Shown::Known(holder) if holder.role.may(needed) => Ok(()),
+            Shown::Known(_) => Err(StatusCode::FORBIDDEN),
+            Shown::Nothing | Shown::Unknown => Err(StatusCode::UNAUTHORIZED),
+        }
     }
 }
 
@@ -96,6 +109,24 @@ mod tests {
         ] {
             assert_eq!(shown(Some(value)), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn tokens_reach_as_far_as_their_role() {
+        let holder = Holder { name: "app".into(), role: Role::Inject };
+        let tokens = Tokens::new([(Sha256::digest("secret").into(), holder)]);
+        let checked = |value: Option<&str>, needed| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(AUTHORIZATION, value.parse().unwrap());
+            }
+            tokens.check(&headers, needed)
+        };
+        assert_eq!(checked(Some("Bearer secret"), Role::Inject), Ok(()));
+        assert_eq!(checked(Some("Bearer secret"), Role::Read), Err(StatusCode::FORBIDDEN));
+        assert_eq!(checked(Some("Bearer wrong"), Role::Inject), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(checked(None, Role::Inject), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(Tokens::default().check(&HeaderMap::new(), Role::Admin), Ok(()));
     }
 
     #[test]

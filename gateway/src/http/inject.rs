@@ -29,7 +29,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// 200 with the counts, even where some recipients failed; 400 and 422 name the field; 503: try again.
 pub(super) async fn inject(State(door): State<Arc<Door>>, request: Request) -> Response {
     let headers = request.headers();
-    if let Err(status) = super::auth::check(&door.tokens, headers, Role::Inject) {
+    if let Err(status) = door.tokens.check(headers, Role::Inject) {
         return status.into_response();
     }
     if is_foreign_page(headers) {

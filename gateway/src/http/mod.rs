@@ -1,18 +1,15 @@
 //! The HTTP front door: the injection API, metrics and health.
 
-pub mod auth;
 pub mod content;
-mod health;
 mod inject;
 mod intake;
-mod listener;
 mod request;
 
 use crate::config::Gateway;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::post;
 use godwit_kit::Host;
 use godwit_kit::peers::Peers;
 use godwit_kit::tokens::Tokens;
@@ -46,17 +43,16 @@ pub async fn serve(config: &Gateway, ingresses: Peers<Ingress>, host: &Host) -> 
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("gateway.listen = {}", config.listen))?;
     let bound = listener.local_addr()?;
-    host.stop.spawn(listener::run(listener, router(door), host.stop.clone()));
+    host.stop.spawn(godwit_kit::http::run(listener, router(door), host.stop.clone()));
     Ok(bound)
 }
 
 fn router(door: Door) -> Router {
+    let status = godwit_kit::http::router(&door.host, door.tokens.clone());
     Router::new()
         .route("/api/inject/v1", post(inject::inject))
-        .route("/metrics", get(health::metrics))
-        .route("/healthz/live", get(health::live))
-        .route("/healthz/ready", get(health::ready))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
         .with_state(Arc::new(door))
+        .merge(status)
 }

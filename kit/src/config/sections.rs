@@ -130,12 +130,22 @@ pub struct Telemetry {
     pub sample_ratio: f64,
     /// A filter of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+    /// HTTP for `/metrics`, `/healthz/live` and `/healthz/ready`, for whoever reaches it; none: only at the gateway's.
+    #[serde(deserialize_with = "address_or_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, log_filter: "info".into() }
+        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, log_filter: "info".into(), listen: None }
     }
+}
+
+/// An empty text is none.
+fn address_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
+    parsed.map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
 }
 
 impl Section for Telemetry {

@@ -1,8 +1,8 @@
 //! Accepts HTTP connections: so many, each with a deadline for its requests' headers, and none that outlives a stop for long.
 
+use crate::serve::DRAIN_TIME_MAX;
+use crate::stop::Stop;
 use axum::Router;
-use godwit_kit::serve::DRAIN_TIME_MAX;
-use godwit_kit::stop::Stop;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -19,7 +19,7 @@ const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the stop, then finishes what is under way.
-pub(super) async fn run(listener: TcpListener, router: Router, stop: Stop) {
+pub async fn run(listener: TcpListener, router: Router, stop: Stop) {
     let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME_MAX);
     let graceful = GracefulShutdown::new();
