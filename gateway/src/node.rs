@@ -1,10 +1,11 @@
 //! The one file of this crate that says `std::fs`.
 
 use anyhow::{Context, Result};
+use godwit_proto::id::NodeId;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 /// Reads a message to inject from a file.
 ///
@@ -52,4 +53,37 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
         fs::rename(&draft, path)
     });
     written.with_context(|| path.display().to_string())
+}
+
+/// A folder for a while, below the system's for temporary files: for its owner alone, and gone when dropped.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("{name}-{}", NodeId::new()));
+        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes it with all that is in it.
+    ///
+    /// # Errors
+    /// Where something is left.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| format!("{} is not removed", self.0.display()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Gone already where it was removed; on other ways out there is nobody to be told.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

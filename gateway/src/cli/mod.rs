@@ -2,6 +2,7 @@
 
 mod certs;
 mod check;
+mod demo;
 mod health;
 mod inject;
 mod remote;
@@ -24,6 +25,8 @@ pub struct Command {
 enum Verb {
     /// Run the services that the configuration has sections for; without a configuration, all of them on defaults.
     Serve(Source),
+    /// See mail flow: the MTA with a make-believe internet and a load, for a minute. Needs nothing, leaves nothing.
+    Demo(demo::Demo),
     /// Read the configuration, print every fault with its key path, and change nothing.
     Check(Source),
     /// Ask a process whether it is ready: exit status 0, or 1 and the reason.
@@ -64,6 +67,7 @@ impl Command {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("runtime")?;
         match self.verb {
             Verb::Serve(source) => runtime.block_on(serve::serve(&source)),
+            Verb::Demo(demo) => runtime.block_on(demo.run()),
             Verb::Check(source) => check::check(&source),
             Verb::Health(health) => runtime.block_on(health.run()),
             Verb::Certs(certs) => certs.run(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod demo;
 mod dns;
 mod front;
 mod reflection;
