@@ -4,7 +4,9 @@
 //! - [`process`]: starts an MTA, kills it, and counts its CPU time · [`account`]: compares what was promised with what came
 
 pub mod account;
+pub mod behaviour;
 pub mod generate;
 pub mod load;
+pub mod peaks;
 pub mod process;
 pub mod sink;

@@ -4,13 +4,13 @@ use crate::generate::{Message, Plan, Sum};
 use bytes::BytesMut;
 use godwit_kit::net::{Net, Stream};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// For the greeting and EHLO.
 const OPEN_TIME_MAX: Duration = Duration::from_secs(30);
@@ -28,12 +28,15 @@ const REPLY_BYTES_MAX: usize = 64 << 10;
 /// How to send.
 #[derive(Debug, Clone)]
 pub struct Load {
-    pub to: SocketAddr,
+    /// `host:port` each, at least one. Connections are spread over them by turns; one that is lost goes on to the next.
+    pub to: Vec<String>,
     pub connections: usize,
     pub plan: Plan,
     /// Numbers `first..first + count` of the plan.
     pub first: usize,
     pub count: usize,
+    /// Messages a second at the most, over all connections.
+    pub rate: Option<u32>,
 }
 
 /// What came of it.
@@ -84,13 +87,14 @@ impl Load {
             stopping: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(self.connections),
+            start: Instant::now(),
             sent: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        for _ in 0..self.connections {
+        for place in 0..self.connections {
             let job = job.clone();
             tasks.spawn(async move {
-                job.connection().await;
+                job.connection(place).await;
                 job.open.fetch_sub(1, Ordering::Release);
             });
         }
@@ -142,23 +146,27 @@ struct Job {
     stopping: AtomicBool,
     accepted: AtomicUsize,
     open: AtomicUsize,
+    start: Instant,
     /// Never held across an await.
     sent: Mutex<Sent>,
 }
 
 impl Job {
     /// One session after another until everything is sent or nobody answers any more.
-    async fn connection(&self) {
+    async fn connection(&self, mut place: usize) {
         let mut failures = 0;
         while self.is_open() && failures < self.failures_max {
-            let client = timeout(OPEN_TIME_MAX, Client::open(&self.net, self.load.to)).await;
+            let to = &self.load.to[place % self.load.to.len()];
+            let client = timeout(OPEN_TIME_MAX, Client::open(&self.net, to)).await;
             let Ok(Ok(mut client)) = client else {
                 failures += 1;
+                place += 1;
                 sleep(RETRY_WAIT).await;
                 continue;
             };
             failures = 0;
             if self.session(&mut client).await.is_err() {
+                place += 1;
                 sleep(RETRY_WAIT).await;
             }
         }
@@ -169,18 +177,25 @@ impl Job {
     }
 
     async fn session(&self, client: &mut Client) -> io::Result<()> {
-        while let Some(message) = self.take() {
+        while let Some(message) = self.take().await {
             let outcome = timeout(MESSAGE_TIME_MAX, client.send(&message)).await;
             self.note(message, outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))?;
         }
         timeout(OPEN_TIME_MAX, client.quit()).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    fn take(&self) -> Option<Message> {
+    /// The next message, once its turn has come.
+    async fn take(&self) -> Option<Message> {
         if !self.is_open() {
             return None;
         }
         let place = self.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(rate) = self.load.rate.filter(|_| place < self.load.count) {
+            sleep_until(self.start + Duration::from_secs_f64(place as f64 / f64::from(rate))).await;
+        }
+        if self.stopping.load(Ordering::Relaxed) {
+            return None;
+        }
         match &self.supply {
             Supply::Made(messages) => messages.get(place).cloned(),
             Supply::Fresh => (place < self.load.count).then(|| self.load.plan.message(self.load.first + place)),
@@ -218,7 +233,9 @@ struct Client {
 }
 
 impl Client {
-    async fn open(net: &Net, to: SocketAddr) -> io::Result<Self> {
+    /// `to` is looked up each time: a server that was started again may have another address.
+    async fn open(net: &Net, to: &str) -> io::Result<Self> {
+        let to = lookup_host(to).await?.next().ok_or(io::ErrorKind::NotFound)?;
         let stream = net.connect(to, None).await?.stream;
         let mut client = Self { stream, input: BytesMut::with_capacity(4 << 10) };
         client.expect("220").await?;

@@ -1,6 +1,9 @@
 //! An SMTP server that takes mail, or does what its [`Behaviour`] says instead.
 
+pub use crate::behaviour::{Action, Behaviour, Obliging};
+
 use crate::generate::{self, Sum};
+use crate::peaks::Peaks;
 use bytes::{Bytes, BytesMut};
 use godwit_kit::net::{Connection, Listener, Net};
 use memchr::memmem;
@@ -8,10 +11,11 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// A command line longer than this ends the session.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -19,54 +23,6 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 const CONTENT_BYTES_MAX: usize = 64 << 20;
 /// After an accept that failed (too many open files, for one).
 const ACCEPT_WAIT: Duration = Duration::from_millis(10);
-
-/// What to do instead of the usual reply.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// The usual.
-    Usual,
-    /// A full reply line without CRLF.
-    Reply(String),
-    /// Close without a reply.
-    Close,
-    /// Wait, then the usual.
-    Wait(Duration),
-    /// Take the message, but close instead of telling.
-    TakeAndClose,
-}
-
-/// Decides at each step of a session. Everything is the usual unless overridden.
-pub trait Behaviour: Send + Sync + 'static {
-    fn connect(&self) -> Action {
-        Action::Usual
-    }
-    /// The EHLO keywords.
-    fn keywords(&self) -> Vec<&'static str> {
-        vec!["PIPELINING", "8BITMIME", "SIZE 52428800", "ENHANCEDSTATUSCODES"]
-    }
-    fn mail(&self, _argument: &str) -> Action {
-        Action::Usual
-    }
-    fn rcpt(&self, _argument: &str) -> Action {
-        Action::Usual
-    }
-    fn data(&self) -> Action {
-        Action::Usual
-    }
-    /// Before each read of content, the first one included: `Close` and `Wait` are done, anything else is the usual.
-    fn content(&self) -> Action {
-        Action::Usual
-    }
-    /// After the final dot.
-    fn dot(&self, _content: &[u8]) -> Action {
-        Action::Usual
-    }
-}
-
-/// Takes everything.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Obliging;
-impl Behaviour for Obliging {}
 
 /// What was taken.
 #[derive(Debug, Clone)]
@@ -114,7 +70,7 @@ struct Shared {
     count: AtomicUsize,
     peers: Mutex<Vec<SocketAddr>>,
     connections: AtomicUsize,
-    open: AtomicUsize,
+    peaks: Mutex<Peaks>,
     changed: tokio::sync::Notify,
 }
 
@@ -132,7 +88,7 @@ impl Sink {
             count: AtomicUsize::new(0),
             peers: Mutex::default(),
             connections: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
+            peaks: Mutex::default(),
             changed: tokio::sync::Notify::new(),
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
@@ -159,7 +115,22 @@ impl Sink {
 
     /// Now.
     pub fn open_connection_count(&self) -> usize {
-        self.shared.open.load(Ordering::Relaxed)
+        self.shared.peaks().open()
+    }
+
+    /// The most sessions at once, since the start.
+    pub fn connections_max(&self) -> usize {
+        self.shared.peaks().open_max()
+    }
+
+    /// The most sessions at once, since this was last asked.
+    pub fn take_recent_connections_max(&self) -> usize {
+        self.shared.peaks().take_recent_max()
+    }
+
+    /// The most messages taken in any second.
+    pub fn messages_per_second_max(&self) -> usize {
+        self.shared.peaks().per_second_max()
     }
 
     /// With [`Keep::Content`].
@@ -192,6 +163,12 @@ impl Drop for Sink {
     }
 }
 
+impl Shared {
+    fn peaks(&self) -> MutexGuard<'_, Peaks> {
+        self.peaks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Dropped with the listener's task, the sessions end too.
 async fn accept(listener: Listener, shared: Arc<Shared>) {
     let mut running = JoinSet::new();
@@ -213,6 +190,8 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
 struct Session {
     connection: Connection,
     shared: Arc<Shared>,
+    /// Until the client has said that it is done, or is gone.
+    open: Option<Open>,
     input: BytesMut,
     output: Vec<u8>,
     /// Present from an accepted MAIL to the end of its transaction.
@@ -220,12 +199,19 @@ struct Session {
     recipients: Vec<String>,
 }
 
-/// Counts a session while it runs.
+/// Counts a session.
 struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.peaks().opened();
+        Self(shared)
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.peaks().closed();
     }
 }
 
@@ -241,12 +227,11 @@ impl From<io::Error> for Over {
 impl Session {
     fn new(connection: Connection, shared: Arc<Shared>) -> Self {
         let input = BytesMut::with_capacity(64 << 10);
-        Self { connection, shared, input, output: Vec::new(), reverse_path: None, recipients: Vec::new() }
+        let open = Some(Open::new(shared.clone()));
+        Self { connection, shared, open, input, output: Vec::new(), reverse_path: None, recipients: Vec::new() }
     }
 
     async fn run(mut self) {
-        self.shared.open.fetch_add(1, Ordering::Relaxed);
-        let _open = Open(self.shared.clone());
         let _ = self.serve().await;
     }
 
@@ -293,6 +278,8 @@ impl Session {
             }
             "NOOP" => self.say("250 2.0.0 Ok"),
             "QUIT" => {
+                // Before the reply: the next connection may come as soon as the client has it.
+                self.open = None;
                 self.say("221 2.0.0 Bye");
                 self.flush().await?;
                 return Err(Over);
@@ -381,6 +368,8 @@ impl Session {
             }
             Keep::Count => {}
         }
+        // The lock is taken first, so that the times ascend.
+        shared.peaks().took(Instant::now());
         shared.count.fetch_add(1, Ordering::Release);
         shared.changed.notify_waiters();
     }
@@ -396,6 +385,7 @@ impl Session {
             Action::Reply(reply) => {
                 self.say(&reply);
                 if reply.starts_with("421") {
+                    self.open = None;
                     self.flush().await?;
                     return Err(Over);
                 }

@@ -96,7 +96,7 @@ impl Compare {
             Some(which) => Some(which.start(folder.path(), sink.address(), &self.setting.set).await?),
             None => None,
         };
-        let load = self.work.load(mta.as_ref().map_or(sink.address(), crate::mta::Mta::smtp));
+        let load = self.work.load(vec![mta.as_ref().map_or(sink.address(), crate::mta::Mta::smtp).to_string()]);
         let (sent, figures) = run::own(mta.as_mut(), &load, &sink, self.setting.stall()).await;
         let figures = figures?;
         let (all, taken, came) = (self.work.messages as usize, sent.accepted.len(), sink.count());

@@ -1,10 +1,10 @@
 //! `deliver`: everything that was promised comes once and unchanged.
 
+use super::law::{Law, Verdict};
 use super::{Setting, Work, run};
 use crate::mta::Which;
 use crate::place::{self, Folder};
-use anyhow::{Result, ensure};
-use bench::account::Account;
+use anyhow::Result;
 use bench::sink::{Keep, Obliging, Sink};
 use clap::Args;
 use godwit_kit::net::Net;
@@ -28,16 +28,12 @@ impl Deliver {
         let Work { messages, size, connections, .. } = self.work;
         let (name, kind) = (self.which.name(), place::file_system(folder.path()));
         println!("{name}: {messages} messages of {size} bytes over {connections} connections, on {kind}");
-        let load = self.work.load(mta.smtp());
+        let load = self.work.load(vec![mta.smtp().to_string()]);
         let (sent, figures) = run::own(Some(&mut mta), &load, &sink, self.setting.stall()).await;
-        let account = Account::of(&sent.accepted, &sink.sums());
-        println!("{account}");
-        if sent.refused_count + sent.unknown.len() > 0 {
-            println!("refused {} {:?}, outcome unknown {}", sent.refused_count, sent.refusals, sent.unknown.len());
-        }
+        let verdict = Verdict::of(&sent, &sink);
+        println!("{verdict}");
         println!("{}", figures?);
-        ensure!(sent.accepted.len() == messages as usize, "only {} of {messages} were taken", sent.accepted.len());
-        ensure!(account.is_exact(), "what came is not what was promised");
+        verdict.hold(Law::Exact { messages: Some(messages as usize) })?;
         println!("equal sets, nothing twice");
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! `kill`: SIGKILL at random instants under load. Every promise outlives it, and duplicates stay within their bound.
 
+use super::law::{self, Law, Verdict};
 use super::{Setting, run};
 use crate::godwit::Godwit;
 use crate::place::{self, Folder};
 use crate::watch;
 use anyhow::{Result, ensure};
-use bench::account::Account;
 use bench::generate::{self, Plan};
 use bench::load::{Load, Running, Sent, Supply};
 use bench::sink::{Keep, Obliging, Sink};
@@ -13,7 +13,6 @@ use clap::Args;
 use godwit_kit::net::Net;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -68,16 +67,13 @@ impl Kill {
         load.stop();
         let sent = load.finish().await;
         let drained = self.drain(&mut godwit, &sink, &sent).await;
-        let account = Account::of(&sent.accepted, &sink.sums());
-        println!("{account}");
-        println!(
-            "duplicates {} of at most {bound} (connections at each kill times {})",
-            account.duplicates, self.batch
-        );
+        let verdict = Verdict::of(&sent, &sink);
+        println!("{verdict}");
+        let duplicates = verdict.account.duplicates;
+        println!("duplicates {duplicates} of at most {bound} (connections at each kill times {})", self.batch);
         drained?;
-        ensure!(account.is_clean(), "a promise is broken");
-        ensure!(account.duplicates <= bound, "more duplicates than the bound");
-        ensure_ours(&sent, &sink)?;
+        verdict.hold(Law::Kept)?;
+        ensure!(duplicates <= bound, "more duplicates than the bound");
         ensure!(sent.accepted.len() > self.rounds as usize, "almost nothing was taken: no load, no proof");
         after_one_more_restart(&mut godwit, &sink).await?;
         println!("no promise lost in {} kills, nothing left in the queue", self.rounds);
@@ -87,7 +83,7 @@ impl Kill {
     fn load(&self, godwit: &Godwit, seed: u64) -> Load {
         let plan = Plan { seed, size_bytes: self.size as usize, domains: vec!["a.example".into(), "b.example".into()] };
         let (connections, count) = (self.connections as usize, self.messages_max as usize);
-        Load { to: godwit.smtp(), connections, plan, first: 0, count }
+        Load { to: vec![godwit.smtp().to_string()], connections, plan, first: 0, count, rate: None }
     }
 
     /// How many duplicates there may be.
@@ -112,32 +108,12 @@ impl Kill {
         Ok(bound)
     }
 
-    /// Waits until every promise has come, then for what may come twice.
     async fn drain(&self, godwit: &mut Godwit, sink: &Sink, sent: &Sent) -> Result<()> {
         println!("250 for {}, came {}; draining", sent.accepted.len(), sink.count());
-        let mut looked = 0;
-        let done = || {
-            godwit.check()?;
-            let count = sink.count();
-            if count < sent.accepted.len() || count == looked {
-                return Ok(false);
-            }
-            looked = count;
-            Ok(Account::of(&sent.accepted, &sink.sums()).lost.is_empty())
-        };
-        watch::until("draining", self.setting.stall(), done, || sink.count()).await?;
+        law::drained(sink, sent, self.setting.stall(), || godwit.check()).await?;
         watch::quiet(run::QUIET, run::QUIET_TIME_MAX, || sink.count()).await;
         Ok(())
     }
-}
-
-/// Nothing may come that was never sent. What was neither refused nor promised may.
-fn ensure_ours(sent: &Sent, sink: &Sink) -> Result<()> {
-    let known: HashSet<&str> =
-        sent.accepted.iter().map(|(id, _)| id).chain(&sent.unknown).map(String::as_str).collect();
-    let foreign = sink.sums().iter().filter(|(id, _)| !known.contains(id.as_str())).count();
-    ensure!(foreign == 0, "{foreign} came that were refused or never sent");
-    Ok(())
 }
 
 /// What has been delivered and settled does not come back, and nothing has stayed behind.

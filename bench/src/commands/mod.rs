@@ -3,18 +3,20 @@
 mod compare;
 mod deliver;
 mod kill;
+mod law;
 mod plain;
 mod run;
 mod source_sink;
+mod through;
 
 use anyhow::Result;
 use bench::generate::{self, Plan};
 use bench::load::Load;
 use clap::{Args, Parser, Subcommand};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Loads an MTA, counts what comes out, and fails when a promise is broken. Everything stays on 127.0.0.1.
+/// Loads an MTA, counts what comes out, and fails when a promise is broken. Everything stays on 127.0.0.1, or on the
+/// private network of the containers under test.
 #[derive(Debug, Parser)]
 #[command(name = "godwit-bench", version)]
 pub struct Command {
@@ -30,6 +32,8 @@ enum Verb {
     Kill(kill::Kill),
     /// Delivered messages a second and CPU time beside Postfix, in one run.
     Compare(compare::Compare),
+    /// The delivery check on an MTA that runs already, such as containers: load to its listeners, a sink for its routes.
+    Through(through::Through),
     /// The delivery check with Postfix's smtp-source and smtp-sink in place of our own load and sink.
     SourceSink(source_sink::SourceSink),
     /// Only the sink.
@@ -46,6 +50,7 @@ impl Command {
             Verb::Deliver(deliver) => deliver.run().await,
             Verb::Kill(kill) => kill.run().await,
             Verb::Compare(compare) => compare.run().await,
+            Verb::Through(through) => through.run().await,
             Verb::SourceSink(source_sink) => source_sink.run().await,
             Verb::Sink(sink) => sink.run().await,
             Verb::Load(load) => load.run().await,
@@ -69,10 +74,11 @@ pub struct Work {
 }
 
 impl Work {
-    fn load(&self, to: SocketAddr) -> Load {
+    fn load(&self, to: Vec<String>) -> Load {
         let domains = (0..self.domains).map(|number| format!("d{number}.example")).collect();
         let plan = Plan { seed: generate::seed(), size_bytes: self.size as usize, domains };
-        Load { to, connections: self.connections as usize, plan, first: 0, count: self.messages as usize }
+        let (connections, count) = (self.connections as usize, self.messages as usize);
+        Load { to, connections, plan, first: 0, count, rate: None }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct LoadCommand {
 impl LoadCommand {
     pub async fn run(&self) -> Result<()> {
         ensure!(self.to.ip().is_loopback(), "--to {}: only loopback", self.to);
-        let load = self.work.load(self.to);
+        let load = self.work.load(vec![self.to.to_string()]);
         let messages = load.make();
         let start = Instant::now();
         let sent = load.start(&Net::Tcp, Supply::Made(messages), PATIENCE).finish().await;

@@ -18,10 +18,14 @@ fn plan(size_bytes: usize) -> Plan {
     Plan { seed: 7, size_bytes, domains: vec!["a.example".into(), "b.example".into()] }
 }
 
+fn load(to: SocketAddr, connections: usize, size_bytes: usize, count: usize) -> Load {
+    Load { to: vec![to.to_string()], connections, plan: plan(size_bytes), first: 0, count, rate: None }
+}
+
 async fn exchange(keep: Keep, behaviour: impl Behaviour, count: usize) -> (Sink, Sent) {
     let net = Net::Memory(Memory::default());
     let sink = Sink::start(&net, ANY, keep, behaviour).await.unwrap();
-    let load = Load { to: sink.address(), connections: 4, plan: plan(3_000), first: 0, count };
+    let load = load(sink.address(), 4, 3_000, count);
     let sent = load.start(&net, Supply::Made(load.make()), PATIENCE).finish().await;
     (sink, sent)
 }
@@ -39,7 +43,7 @@ async fn what_is_sent_is_what_is_taken() {
 async fn messages_made_when_sent_are_the_same() {
     let net = Net::Memory(Memory::default());
     let sink = Sink::start(&net, ANY, Keep::Sums, Obliging).await.unwrap();
-    let load = Load { to: sink.address(), connections: 3, plan: plan(500), first: 100, count: 60 };
+    let load = Load { first: 100, ..load(sink.address(), 3, 500, 60) };
     let running = load.start(&net, Supply::Fresh, PATIENCE);
     sink.wait_for(60).await;
     let sent = running.finish().await;
@@ -153,7 +157,42 @@ async fn refusals_are_no_promises_and_a_lost_reply_is_unknown() {
 #[tokio::test(start_paused = true)]
 async fn a_load_without_a_server_ends() {
     let net = Net::Memory(Memory::default());
-    let load = Load { to: "127.0.0.1:9".parse().unwrap(), connections: 2, plan: plan(100), first: 0, count: 5 };
+    let load = load("127.0.0.1:9".parse().unwrap(), 2, 100, 5);
     let sent = load.start(&net, Supply::Fresh, PATIENCE).finish().await;
     assert_eq!((sent.accepted.len(), sent.unknown.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_go_to_all_servers_by_turns_and_on_from_one_that_is_gone() {
+    let net = Net::Memory(Memory::default());
+    let first = Sink::start(&net, ANY, Keep::Sums, Obliging).await.unwrap();
+    let second = Sink::start(&net, ANY, Keep::Sums, Obliging).await.unwrap();
+    let gone = "127.0.0.1:9".parse().unwrap();
+    let to = [first.address(), gone, second.address()].map(|address: SocketAddr| address.to_string());
+    // Slow enough that the first four have not sent everything before the others try again.
+    let load = Load { to: to.to_vec(), rate: Some(500), ..load(first.address(), 6, 300, 600) };
+    let sent = load.start(&net, Supply::Fresh, PATIENCE).finish().await;
+    assert_eq!((sent.accepted.len(), first.count() + second.count()), (600, 600));
+    assert_eq!((first.connection_count(), second.connection_count()), (2, 4), "the gone one's go to the next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_holds_over_all_connections() {
+    let net = Net::Memory(Memory::default());
+    let sink = Sink::start(&net, ANY, Keep::Sums, Obliging).await.unwrap();
+    let load = Load { rate: Some(50), ..load(sink.address(), 4, 300, 200) };
+    let start = tokio::time::Instant::now();
+    let sent = load.start(&net, Supply::Fresh, PATIENCE).finish().await;
+    assert_eq!((sent.accepted.len(), start.elapsed().as_millis()), (200, 3_980), "the first at once, each after 20 ms");
+    assert_eq!((sink.messages_per_second_max(), sink.connections_max()), (50, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_said_quit_is_over() {
+    let net = Net::Memory(Memory::default());
+    let sink = Sink::start(&net, ANY, Keep::Count, Obliging).await.unwrap();
+    for _ in 0..20 {
+        talk(&net, sink.address(), "EHLO c\r\nQUIT\r\n").await;
+    }
+    assert_eq!((sink.connection_count(), sink.connections_max(), sink.open_connection_count()), (20, 1, 0));
 }
