@@ -6,6 +6,7 @@
 pub mod account;
 pub mod behaviour;
 pub mod generate;
+pub mod http;
 pub mod load;
 pub mod peaks;
 pub mod process;

@@ -1,6 +1,7 @@
 //! `godwit-bench`: runs an MTA as its users would, and holds it to its promises. Each command prints its figures and fails
 //! when its law is broken.
 
+mod apart;
 mod commands;
 mod godwit;
 mod mta;

@@ -1,5 +1,6 @@
 //! The MTA under test: Godwit, or Postfix for comparison and to check the harness itself.
 
+use crate::apart::Apart;
 use crate::godwit::Godwit;
 use crate::postfix::Postfix;
 use anyhow::Result;
@@ -23,6 +24,8 @@ pub struct Which {
 pub enum Mta {
     Godwit(Godwit),
     Postfix(Postfix),
+    /// Each service in a process of its own.
+    Apart(Apart),
 }
 
 impl Which {
@@ -45,6 +48,7 @@ impl Mta {
         match self {
             Self::Godwit(godwit) => godwit.smtp(),
             Self::Postfix(postfix) => postfix.smtp(),
+            Self::Apart(apart) => apart.smtp(),
         }
     }
 
@@ -52,6 +56,7 @@ impl Mta {
         match self {
             Self::Godwit(godwit) => godwit.cpu_seconds(),
             Self::Postfix(postfix) => postfix.cpu_seconds(),
+            Self::Apart(apart) => apart.cpu_seconds(),
         }
     }
 
@@ -61,6 +66,7 @@ impl Mta {
         match self {
             Self::Godwit(godwit) => godwit.check(),
             Self::Postfix(postfix) => postfix.check(),
+            Self::Apart(apart) => apart.check(),
         }
     }
 }

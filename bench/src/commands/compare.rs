@@ -112,7 +112,7 @@ fn row(name: &str, runs: &[Figures], with_cpu: bool) {
 }
 
 /// Median, least and most.
-struct Spread {
+pub(super) struct Spread {
     median: f64,
     least: f64,
     most: f64,
@@ -120,7 +120,7 @@ struct Spread {
 
 impl Spread {
     /// Of at least one value.
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -128,7 +128,7 @@ impl Spread {
         Self { median, least: values[0], most: values[values.len() - 1] }
     }
 
-    fn show(&self, places: usize) -> String {
+    pub(super) fn show(&self, places: usize) -> String {
         let Self { median, least, most } = self;
         format!("{median:.places$} ({least:.places$} to {most:.places$})")
     }

@@ -1,5 +1,6 @@
 //! The commands, and what they share: how much is sent, and one measured run of it.
 
+mod apart;
 mod compare;
 mod deliver;
 mod kill;
@@ -32,6 +33,8 @@ enum Verb {
     Kill(kill::Kill),
     /// Delivered messages a second and CPU time beside Postfix, in one run.
     Compare(compare::Compare),
+    /// Every service in a process of its own beside all in one, in one run: messages a second, CPU by service, calls.
+    Apart(apart::Beside),
     /// The delivery check on an MTA that runs already, such as containers: load to its listeners, a sink for its routes.
     Through(through::Through),
     /// The delivery check with Postfix's smtp-source and smtp-sink in place of our own load and sink.
@@ -50,6 +53,7 @@ impl Command {
             Verb::Deliver(deliver) => deliver.run().await,
             Verb::Kill(kill) => kill.run().await,
             Verb::Compare(compare) => compare.run().await,
+            Verb::Apart(apart) => apart.run().await,
             Verb::Through(through) => through.run().await,
             Verb::SourceSink(source_sink) => source_sink.run().await,
             Verb::Sink(sink) => sink.run().await,
