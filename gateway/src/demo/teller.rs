@@ -6,8 +6,8 @@ use super::story::Story;
 use super::{Wish, load};
 use crate::compose::Running;
 use anyhow::{Context, Result, ensure};
-use godwit_kit::connect;
 use godwit_kit::stop::{Signals, Stop};
+use godwit_kit::{call, connect};
 use godwit_proto::common::v1::{Cursor, Event};
 use godwit_proto::convert::system_time;
 use godwit_proto::queue::v1::watch_events_response::Item as Told;
@@ -29,6 +29,7 @@ const TABLE_LATER: Duration = Duration::from_secs(30);
 const LOAD_ENDS_BEFORE: Duration = Duration::from_secs(3);
 /// What the load has in hand is handed in.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tells until the time is over or a signal comes.
 ///
@@ -38,14 +39,17 @@ pub async fn tell(wish: Wish, plan: Plan, (mta, dns): (&Running, SocketAddr), si
     let wire = connect::road(&format!("http://{}", mta.grpc), None)?.wire;
     let load = Stop::new();
     let began = mta.host.clock.now();
-    let watching = WatchEventsRequest { cursor: Some(Cursor::default()), filter: None };
+    let (queue, tsa) = (queue::at(wire.clone()), tsa::at(wire.clone()));
+    let from_the_oldest = WatchEventsRequest { cursor: Some(Cursor::default()), filter: None };
+    let events = queue.watch_events(Request::new(from_the_oldest));
+    let actions = tsa.watch(Request::new(WatchRequest::default()));
     let mut teller = Teller {
         wish,
         mta,
         story: Story::new(Lines(began), &DOMAINS),
         admin: queue::admin_at(wire.clone()),
-        events: queue::at(wire.clone()).watch_events(Request::new(watching)).await?.into_inner(),
-        actions: tsa::at(wire.clone()).watch(Request::new(WatchRequest::default())).await?.into_inner(),
+        events: call::within(CALL_TIMEOUT, events).await?.into_inner(),
+        actions: call::within(CALL_TIMEOUT, actions).await?.into_inner(),
         load: load.clone(),
     };
     say(&[plan.explanation(), teller.where_to_look(dns)])?;
@@ -92,12 +96,12 @@ impl Teller<'_> {
                     table = Instant::now() + if over { TABLE_LATER } else { TABLE_EVERY };
                     say(&self.story.table(self.now()))?;
                 }
-                answer = self.events.next() => self.hear_queue(answer.context("the queue's events ended")??).await?,
                 answer = self.actions.next() => {
                     let item = answer.context("the TSA's actions ended")??.item;
                     let now = self.now();
                     say(&item.map(|item| self.story.reactions.hear(item, now)).unwrap_or_default())?;
                 }
+                answer = self.events.next() => self.hear_queue(answer.context("the queue's events ended")??).await?,
             }
         }
     }
@@ -121,7 +125,7 @@ impl Teller<'_> {
     /// As the queue knows it; not, where the message is on its way again, or gone.
     async fn due_again(&self, event: &Event) -> Option<SystemTime> {
         let request = InspectRequest { message_id: event.message_id.clone(), body_bytes_max: 0 };
-        let answer = self.admin.inspect(Request::new(request)).await.ok()?.into_inner();
+        let answer = call::within(CALL_TIMEOUT, self.admin.inspect(Request::new(request))).await.ok()?.into_inner();
         answer.message?.deliveries.first()?.due.as_ref().and_then(system_time)
     }
 
