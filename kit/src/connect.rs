@@ -36,7 +36,7 @@ const PIPE_BYTES_MAX: usize = 256 << 10;
 pub struct Road {
     pub address: String,
     pub wire: Wire,
-    /// Learned from the first answer.
+    /// Learned from its answers.
     pub node: NodeCell,
     up: Arc<AtomicBool>,
 }
@@ -94,7 +94,7 @@ pub fn road(address: &str, tls: Option<&tls::Client>) -> Result<Road, Error> {
     let node = NodeCell::default();
     Ok(Road {
         address: address.to_string(),
-        wire: layered(channel, node.clone()),
+        wire: layered(channel, address, node.clone()),
         node,
         up: Arc::new(AtomicBool::new(true)),
     })
@@ -121,11 +121,12 @@ where
         let pipe = near.lock().unwrap_or_else(PoisonError::into_inner).take();
         ready(pipe.map(TokioIo::new).ok_or_else(|| io::Error::other("a pipe connects once")))
     });
-    layered(Endpoint::from_static("http://pipe").connect_with_connector_lazy(connector), NodeCell::default())
+    layered(Endpoint::from_static("http://pipe").connect_with_connector_lazy(connector), "pipe", NodeCell::default())
 }
 
 /// A channel under the caller's layers. Read from top to bottom.
-fn layered(channel: Channel, node: NodeCell) -> Wire {
+fn layered(channel: Channel, address: &str, node: NodeCell) -> Wire {
+    let address = address.to_string();
     wire(
         ServiceBuilder::new()
             // The current span's context goes along.
@@ -135,7 +136,7 @@ fn layered(channel: Channel, node: NodeCell) -> Wire {
             })
             // Whose answer it is.
             .map_response(move |response: Response<Body>| {
-                learn(&node, &response);
+                learn(&address, &node, &response);
                 response
             })
             // What never left is told apart from what may have arrived.
@@ -144,12 +145,11 @@ fn layered(channel: Channel, node: NodeCell) -> Wire {
     )
 }
 
-fn learn(node: &NodeCell, response: &Response<Body>) {
-    if node.get().is_none()
-        && let Some(id) = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()?.parse().ok())
+fn learn(address: &str, node: &NodeCell, response: &Response<Body>) {
+    if let Some(now) = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()?.parse().ok())
+        && let Some(before) = node.learn(now)
     {
-        // A second answer at the same time says the same.
-        let _ = node.set(id);
+        tracing::info!(address, %before, %now, "another node answers at this address");
     }
 }
 

@@ -123,9 +123,11 @@ fn status(ready: bool) -> ServingStatus {
 /// Watches a dependency that is elsewhere: `dependents` are ready while at least one of its `roads` answers that it serves.
 /// Also teaches each road which node it leads to. Runs until the host stops.
 pub async fn probe(host: Host, dependents: Vec<&'static str>, dependency: &'static str, roads: Vec<Road>) {
+    let mut doubles = Vec::new();
     loop {
         let answers = join_all(roads.iter().map(|road| ask(road, dependency))).await;
         roads.iter().zip(&answers).for_each(|(road, answer)| road.set_up(answer.is_ok()));
+        note_doubles(dependency, &roads, &mut doubles);
         let state = if answers.iter().any(Result::is_ok) {
             Ok(())
         } else {
@@ -137,6 +139,23 @@ pub async fn probe(host: Host, dependents: Vec<&'static str>, dependency: &'stat
         tokio::select! {
             () = host.clock.sleep(PROBE_EVERY) => {}
             () = host.stop.requested() => return,
+        }
+    }
+}
+
+/// Says, once, which addresses lead to a node that another leads to already: each node is used by its first. Where that
+/// was not meant, two nodes have the same id.
+fn note_doubles(dependency: &str, roads: &[Road], noted: &mut Vec<usize>) {
+    for (place, road) in roads.iter().enumerate() {
+        let Some(node) = road.node.get() else { continue };
+        let Some(first) = roads[..place].iter().find(|before| before.node.get() == Some(node)) else {
+            noted.retain(|other| *other != place);
+            continue;
+        };
+        if !noted.contains(&place) {
+            noted.push(place);
+            let (address, first) = (&road.address, &first.address);
+            tracing::warn!(dependency, address, first, %node, "two addresses of one node: the first is used");
         }
     }
 }

@@ -12,6 +12,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use std::io::IsTerminal;
 use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -60,7 +61,8 @@ impl Guard {
 /// A filter or an endpoint that cannot be read, or a second call in one process.
 pub fn init(config: &Telemetry, node: &str) -> Result<Guard, Error> {
     let filter: EnvFilter = config.log_filter.parse()?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_filter(filter);
     let (traces, guard) = match config.otlp_endpoint.as_str() {
         "" => (None, Guard::default()),
         endpoint => {
