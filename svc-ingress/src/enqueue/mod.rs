@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use godwit_kit::{peers::Peers, stop::Stop};
+use godwit_kit::{
+    peers::{Peer, Peers},
+    stop::Stop,
+};
 use godwit_proto::{
     id::MessageId,
     queue::{Queue, v1::EnqueueMessage},
@@ -43,15 +46,18 @@ pub enum Queued {
 
 /// All queue nodes.
 pub struct Road {
+    /// By address.
     nodes: Vec<Arc<Node>>,
+    queues: Peers<Queue>,
     next: AtomicUsize,
     timeout: Duration,
 }
 
 impl Road {
     pub fn new(queues: &Peers<Queue>, timeout: Duration, meters: Arc<Meters>, stop: &Stop) -> Self {
-        let node = |peer| Arc::new(Node::start(peer, timeout, meters.clone(), stop.clone()));
-        Self { nodes: queues.each().into_iter().map(node).collect(), next: AtomicUsize::new(0), timeout }
+        let node = |peer: &Peer<Queue>| Arc::new(Node::start(peer.clone(), timeout, meters.clone(), stop.clone()));
+        let nodes = queues.all().iter().map(node).collect();
+        Self { nodes, queues: queues.clone(), next: AtomicUsize::new(0), timeout }
     }
 
     /// # Errors
@@ -70,13 +76,14 @@ impl Road {
         Err(refusal)
     }
 
-    /// Round and round, those that failed a moment ago last. The same idempotency key begins at the same node, since
+    /// Each node once, round and round, those that failed a moment ago last. The same idempotency key begins at the same node, since
     /// only that one can know it again.
     fn order(&self, key: &str) -> impl Iterator<Item = &Arc<Node>> {
-        let count = self.nodes.len().max(1);
-        let mut nodes: Vec<&Arc<Node>> = self.nodes.iter().collect();
+        let mut nodes: Vec<&Arc<Node>> =
+            self.nodes.iter().filter(|node| self.queues.is_listed(&node.peer.name)).collect();
         if key.is_empty() {
-            nodes.rotate_left((self.next.fetch_add(1, Ordering::Relaxed) % count).min(self.nodes.len()));
+            let turn = self.next.fetch_add(1, Ordering::Relaxed) % nodes.len().max(1);
+            nodes.rotate_left(turn);
             nodes.sort_by_key(|node| node.is_resting());
         } else {
             nodes.sort_by_cached_key(|node| weight(key, &node.name()));

@@ -63,7 +63,7 @@ impl Node {
 
     /// Its id where it is known, else its address.
     pub fn name(&self) -> String {
-        self.peer.node.get().map_or_else(|| self.peer.name.clone(), ToString::to_string)
+        self.peer.node.get().map_or_else(|| self.peer.name.clone(), |node| node.to_string())
     }
 
     pub fn is_resting(&self) -> bool {

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use godwit_kit::net::Net;
+use godwit_kit::net::{Memory, Net};
+use godwit_kit::peers::{NodeCell, Peer, Peers};
+use godwit_proto::id::NodeId;
 use tonic::{Code, Status};
 
-use crate::support::{Answer, FakeQueue, Road, World, config, listener};
+use crate::support::{Answer, FakeQueue, Road, World, config, handle, listener};
 
 /// Unreachable: nothing was sent.
 fn not_sent() -> Status {
@@ -110,6 +112,32 @@ async fn nodes_share_the_load() {
         assert_eq!(client.message().await, "250 2.0.0");
     }
     assert_eq!(queues.map(|queue| queue.kept().len()), [5, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_two_addresses_lead_to_is_one_node() {
+    let queues = [FakeQueue::new(), FakeQueue::new(), FakeQueue::new()];
+    let node = NodeId::new();
+    let peer = |place: usize, node: NodeCell| Peer {
+        name: format!("queue-{place}"),
+        handle: handle(&queues[place], Road::Near),
+        node,
+    };
+    let second = NodeCell::from(node);
+    let peers = Peers::new(vec![peer(0, node.into()), peer(1, second.clone()), peer(2, NodeCell::default())]);
+    let world = World::over(Net::Memory(Memory::default()), config(listener()), peers).await;
+    let mut client = world.greeted().await;
+    for _ in 0..10 {
+        assert_eq!(client.message().await, "250 2.0.0");
+    }
+    let kept = || queues.each_ref().map(|queue| queue.kept().len());
+    assert_eq!(kept(), [5, 0, 5]);
+    // The address was given to another machine.
+    second.learn(NodeId::new());
+    for _ in 0..9 {
+        assert_eq!(client.message().await, "250 2.0.0");
+    }
+    assert_eq!(kept(), [8, 3, 8]);
 }
 
 #[tokio::test(start_paused = true)]

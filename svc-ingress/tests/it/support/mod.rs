@@ -66,15 +66,18 @@ impl World {
     }
 
     pub async fn on(net: Net, config: Config, queues: &[&Arc<FakeQueue>], road: Road) -> Self {
-        let mut host = Host::new(NodeId::new());
-        host.clock = Clock::tokio(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-        host.net = net;
         let peer = |(place, queue): (usize, &&Arc<FakeQueue>)| Peer {
             name: format!("queue-{place}"),
             handle: handle(queue, road),
             node: NodeCell::default(),
         };
-        let peers = Peers::new(queues.iter().enumerate().map(peer).collect());
+        Self::over(net, config, Peers::new(queues.iter().enumerate().map(peer).collect())).await
+    }
+
+    pub async fn over(net: Net, config: Config, peers: Peers<Queue>) -> Self {
+        let mut host = Host::new(NodeId::new());
+        host.clock = Clock::tokio(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        host.net = net;
         let service = svc_ingress::build(config, peers, &host).await.unwrap();
         Self { host, service }
     }
