@@ -38,8 +38,9 @@ impl Progress {
     }
 
     pub(super) fn reporter(&self, name: &str) -> Reporter {
-        self.lock().insert(name.into(), Sink { name: name.into(), ..Sink::default() });
-        Reporter { progress: self.clone(), name: name.into() }
+        let reporter = Reporter { progress: self.clone(), name: name.into() };
+        reporter.change(|_| {});
+        reporter
     }
 
     // std's: held for a few instructions and never across an await.
@@ -82,14 +83,21 @@ impl Reporter {
         tracing::error!(sink = self.name, gap.from, gap.to, "events fell off the log before their sink had them");
     }
 
+    /// It is not fed for now, under this name: it is none of those that have to keep up.
+    pub fn left_out(&self) {
+        if self.progress.lock().remove(&self.name).is_some() {
+            // A series that is not there can only be missed by whoever removed it before.
+            let _ = self.progress.lag.remove_label_values(&[&self.name]);
+        }
+    }
+
     fn seq(&self) -> u64 {
         let sinks = self.progress.lock();
         sinks.get(&self.name).and_then(|sink| sink.cursor.as_ref()).map_or(0, |cursor| cursor.seq)
     }
 
     fn change(&self, change: impl FnOnce(&mut Sink)) {
-        if let Some(sink) = self.progress.lock().get_mut(&self.name) {
-            change(sink);
-        }
+        let fresh = || Sink { name: self.name.clone(), ..Sink::default() };
+        change(self.progress.lock().entry(self.name.clone()).or_insert_with(fresh));
     }
 }

@@ -19,15 +19,20 @@ const SKIPPED_MAX: u64 = 10_000;
 
 const CALL_MAX: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Short: until a TSA that is back has caught up, who listens to it knows too little.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often a TSA that has everything is asked whether it still has: it may be back without what it held.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether an address that is not used leads elsewhere now.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts a pusher for each TSA; they end with the host.
+/// Starts a pusher for each address of a TSA; they end with the host.
 pub fn start(log: &Log, peers: &Peers<Tsa>, host: &Host) {
-    for peer in peers.each() {
+    for peer in peers.all() {
         let pusher = Pusher {
             reporter: log.reporter(&format!("tsa:{}", peer.name)),
-            name: peer.name,
-            tsa: peer.handle,
+            name: peer.name.clone(),
+            tsa: peer.handle.clone(),
             peers: peers.clone(),
             log: log.clone(),
             host: host.clone(),
@@ -62,27 +67,41 @@ struct Place {
 impl Pusher {
     async fn run(&self) {
         let mut retry = RETRY_MIN;
-        while self.is_needed() {
-            let Err(status) = self.push(&mut retry).await;
-            self.reporter.failed(status.message(), *self.log.newest().borrow());
-            self.host.clock.sleep(retry).await;
-            retry = (retry * 2).min(RETRY_MAX);
+        loop {
+            // An address that leads to a TSA which is fed by another one.
+            if !self.is_listed() {
+                self.reporter.left_out();
+                self.host.clock.sleep(LOOK_EVERY).await;
+                continue;
+            }
+            if let Err(status) = self.push(&mut retry).await {
+                self.reporter.failed(status.message(), *self.log.newest().borrow());
+                self.host.clock.sleep(retry).await;
+                retry = (retry * 2).min(RETRY_MAX);
+            }
         }
     }
 
-    /// False once this address turned out to be a TSA that is fed under another name.
-    fn is_needed(&self) -> bool {
-        self.peers.each().iter().any(|peer| peer.name == self.name)
+    fn is_listed(&self) -> bool {
+        self.peers.is_listed(&self.name)
     }
 
-    /// Asks what is wanted, then sends from there on; returns at the first failure.
-    async fn push(&self, retry: &mut Duration) -> Result<std::convert::Infallible, Status> {
-        let question = ObserveRequest { first_seq: 1, next_seq: 1, ..ObserveRequest::default() };
-        let mut place = self.resume(self.observe(question).await?);
-        loop {
+    /// Asks what is wanted, then sends from there on, for as long as this address is used; returns at the first failure.
+    async fn push(&self, retry: &mut Duration) -> Result<(), Status> {
+        let mut place = self.resume(self.ask().await?);
+        while self.is_listed() {
             let newest = *self.log.newest().borrow();
             self.reporter.at(self.log.cursor(place.read), newest);
-            self.log.reaches(place.read).await;
+            tokio::select! {
+                () = self.log.reaches(place.read) => {}
+                () = self.host.clock.sleep(ASK_EVERY) => {
+                    let wanted = self.ask().await?;
+                    if wanted != place.confirmed {
+                        place = self.resume(wanted);
+                    }
+                    continue;
+                }
+            }
             let page = self.log.read_raw(place.read, EVENTS_MAX, BYTES_MAX).await;
             let batch = self.batch(&place, page.map_err(|error| Status::unavailable(error.to_string()))?);
             let (first, next, gap) = (batch.first_seq, batch.next_seq, batch.gap);
@@ -100,6 +119,7 @@ impl Pusher {
             *retry = RETRY_MIN;
             place = self.resume(wanted);
         }
+        Ok(())
     }
 
     /// The batch that takes the TSA from its place to the end of `page`.
@@ -109,6 +129,11 @@ impl Pusher {
         let needed = page.items.into_iter().filter(|(_, payload)| is_needed(codec::kind(payload)));
         let events = needed.map(|(seq, payload)| codec::decode(payload, seq, &log_id, self.log.node())).collect();
         ObserveRequest { first_seq: place.confirmed, events, next_seq: page.next, gap, ..ObserveRequest::default() }
+    }
+
+    /// What the TSA wants next, without sending anything.
+    async fn ask(&self) -> Result<u64, Status> {
+        self.observe(ObserveRequest { first_seq: 1, next_seq: 1, ..ObserveRequest::default() }).await
     }
 
     /// Sends one batch of this node's log; answers what the TSA wants next.
