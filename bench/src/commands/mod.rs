@@ -14,7 +14,9 @@ use anyhow::Result;
 use bench::generate::{self, Plan};
 use bench::load::Load;
 use clap::{Args, Parser, Subcommand};
+use std::io;
 use std::path::PathBuf;
+use tokio::sync::oneshot;
 
 /// Loads an MTA, counts what comes out, and fails when a promise is broken. Everything stays on 127.0.0.1, or on the
 /// private network of the containers under test.
@@ -109,4 +111,17 @@ impl Setting {
     fn stall(&self) -> std::time::Duration {
         std::time::Duration::from_secs(self.stall)
     }
+}
+
+/// Never, unless it is wanted. A thread of its own reads, so that a run which ends earlier need not wait for it.
+async fn input_ended(wanted: bool) {
+    if !wanted {
+        return std::future::pending().await;
+    }
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = end.send(());
+    });
+    let _ = ended.await;
 }

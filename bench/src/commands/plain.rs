@@ -1,6 +1,6 @@
 //! `sink` and `load`: the two ends alone, for runs that something else arranges.
 
-use super::Work;
+use super::{Work, input_ended};
 use anyhow::{Result, ensure};
 use bench::load::{PATIENCE, Supply};
 use bench::sink::{Keep, Obliging, Sink};
@@ -30,6 +30,12 @@ pub struct SinkCommand {
     /// Ends after so many messages.
     #[arg(long)]
     count: Option<usize>,
+    /// Ends when standard input does.
+    #[arg(long)]
+    until_eof: bool,
+    /// With --keep sums: prints the ids that came, a line each, at the end.
+    #[arg(long)]
+    list: bool,
     /// Ends after so many seconds; with --count not reached, that is an error.
     #[arg(long, default_value_t = 3_600)]
     seconds: u64,
@@ -37,7 +43,6 @@ pub struct SinkCommand {
 
 impl SinkCommand {
     pub async fn run(&self) -> Result<()> {
-        ensure!(self.listen.ip().is_loopback(), "--listen {}: only loopback", self.listen);
         let keep = match self.keep {
             KeepWhat::Count => Keep::Count,
             KeepWhat::Sums => Keep::Sums,
@@ -46,9 +51,15 @@ impl SinkCommand {
         println!("listening at {}", sink.address());
         let end = Instant::now() + Duration::from_secs(self.seconds);
         let target = self.count.unwrap_or(usize::MAX);
+        let told = input_ended(self.until_eof);
+        tokio::pin!(told);
         let mut before = 0;
         while sink.count() < target && Instant::now() < end {
-            let _ = tokio::time::timeout(REPORT_EVERY, sink.wait_for(target)).await;
+            tokio::select! {
+                () = &mut told => break,
+                () = sink.wait_for(target) => {}
+                () = tokio::time::sleep(REPORT_EVERY) => {}
+            }
             let count = sink.count();
             if count != before {
                 println!(
@@ -62,6 +73,9 @@ impl SinkCommand {
         if let KeepWhat::Sums = self.keep {
             let sums = sink.sums();
             let ids: HashSet<&str> = sums.iter().map(|(id, _)| id.as_str()).collect();
+            if self.list {
+                ids.iter().for_each(|id| println!("{id}"));
+            }
             println!("{} messages, {} ids", sums.len(), ids.len());
             ensure!(sums.len() == ids.len(), "{} came more than once", sums.len() - ids.len());
         }

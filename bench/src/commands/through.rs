@@ -1,7 +1,7 @@
 //! `through`: the delivery check on an MTA that somebody else has started: containers, a cluster.
 
 use super::law::{self, Law, Verdict};
-use super::{Work, run};
+use super::{Work, input_ended, run};
 use crate::watch;
 use anyhow::{Context, Result, ensure};
 use bench::load::{Load, PATIENCE, Running, Supply};
@@ -12,7 +12,6 @@ use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -54,7 +53,7 @@ pub struct Through {
 /// What the sink answers.
 #[derive(Debug, Clone, Args)]
 struct Answers {
-    /// One recipient in so many is refused; 0: none.
+    /// One recipient in so many is refused, the first to begin with; 0: none.
     #[arg(long, default_value_t = 0)]
     refuse_every: u32,
     #[arg(long, default_value = "451 4.7.1 Try again later", value_name = "REPLY")]
@@ -123,19 +122,6 @@ impl Through {
     }
 }
 
-/// Never, unless it is wanted. A thread of its own reads, so that a run which ends earlier need not wait for it.
-async fn input_ended(wanted: bool) {
-    if !wanted {
-        return std::future::pending().await;
-    }
-    let (end, ended) = oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        let _ = end.send(());
-    });
-    let _ = ended.await;
-}
-
 /// A load is for machines of one's own.
 async fn ensure_private(to: &str) -> Result<()> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(to).await.with_context(|| format!("--to {to}"))?.collect();
@@ -164,9 +150,9 @@ impl Ours {
 
 impl Behaviour for Ours {
     fn rcpt(&self, _argument: &str) -> Action {
-        let number = self.recipients.fetch_add(1, Ordering::Relaxed) + 1;
+        let before = self.recipients.fetch_add(1, Ordering::Relaxed);
         let every = self.answers.refuse_every;
-        let refused = every > 0 && number.is_multiple_of(every);
+        let refused = every > 0 && before.is_multiple_of(every);
         if refused { Action::Reply(self.answers.refuse_with.clone()) } else { Action::Usual }
     }
 
@@ -241,7 +227,7 @@ mod tests {
     async fn a_refusal_is_a_fault_unless_faults_are_expected() {
         let refusing = ["--messages", "60", "--refuse-every", "7"];
         let error = through(&refusing).await.unwrap_err().to_string();
-        assert_eq!(error, "only 52 of 60 were taken");
+        assert_eq!(error, "only 51 of 60 were taken");
         through(&[&refusing[..], &["--faults"]].concat()).await.unwrap();
     }
 
