@@ -77,7 +77,7 @@ fn limit(wire: v1::RateLimit, node: &NodeId, at: &dyn Fn() -> String) -> Result<
     let burst = if wire.burst == 0 { wire.limit } else { wire.burst };
     let key_bytes = wire.key.len();
     let key = stored_key(wire.key, wire.local.then_some(node), at)?;
-    Ok(Limit { key, key_bytes, count: wire.count, rate: Rate { limit: wire.limit, period_micros, burst } })
+    Ok(Limit { key, key_bytes, local: wire.local, count: wire.count, rate: Rate { limit: wire.limit, period_micros, burst } })
 }
 
 pub(crate) fn refunds(request: v1::RefundRequest) -> Result<Vec<Limit>, Error> {
@@ -123,7 +123,7 @@ pub(crate) fn slots(request: v1::AcquireSlotsRequest) -> Result<Vec<(SlotName, S
         let ttl = ttl(item.ttl_ms, || format!("{}.ttl_ms", at()))?;
         let key_bytes = item.key.len();
         let key = stored_key(item.key, item.local.then_some(&node), &at)?;
-        let ask = SlotAsk { key, holder: item.holder, count: item.count, limit: item.limit, ttl };
+        let ask = SlotAsk { key, local: item.local, holder: item.holder, count: item.count, limit: item.limit, ttl };
         Ok((SlotName { key_bytes, local: item.local }, ask))
     };
     request.requests.into_iter().enumerate().map(read).collect()
@@ -138,7 +138,7 @@ pub(crate) fn places(slots: &[v1::Slot], node: Option<NodeId>) -> Result<Vec<Pla
         let id = local.or_else(|| slot.slot_id.strip_prefix(SLOT_SHARED));
         let id = id.and_then(|id| u128::from_str_radix(id, 16).ok()).unwrap_or_default();
         let key = stored_key(slot.key.clone(), local.map(|_| &node), &|| format!("slots[{place}]"))?;
-        Ok(Place { key, slot: SlotId(id) })
+        Ok(Place { key, local: local.is_some(), slot: SlotId(id) })
     };
     slots.iter().enumerate().map(read).collect()
 }

@@ -41,6 +41,13 @@ impl Bucket {
         Self { rate, debt: 0, at_micros: now }
     }
 
+    /// With a debt of the whole burst: of what was taken before nothing is known.
+    pub fn full(rate: Rate, now: u64) -> Self {
+        let mut bucket = Self::new(rate, now);
+        bucket.debt = bucket.units(rate.burst);
+        bucket
+    }
+
     /// Takes `count` tokens at once or none; `count` must not exceed the burst, or it waits for ever. A rate other than
     /// before counts from now on, and the debt stays what it is in tokens.
     pub fn acquire(&mut self, count: u64, rate: Rate, now: u64) -> Verdict {
@@ -84,6 +91,14 @@ impl Bucket {
             Verdict::Granted => None,
             Verdict::Wait { micros } => Some(now.saturating_add(micros)),
         }
+    }
+
+    /// The debt in units of which a token has `weight`, rounded up.
+    pub fn debt(&self, weight: u64, now: u64) -> u64 {
+        let period = u128::from(self.rate.period_micros);
+        let (whole, rest) = (self.settled(now).debt / period, self.settled(now).debt % period);
+        let debt = whole.saturating_mul(weight.into()).saturating_add((rest * u128::from(weight)).div_ceil(period));
+        u64::try_from(debt).unwrap_or(u64::MAX)
     }
 
     /// Without debt: as good as never made.
@@ -139,6 +154,15 @@ mod tests {
         assert_eq!(bucket.acquire(2, rate, 200_000), Verdict::Granted);
         assert!(!bucket.is_idle(499_999));
         assert!(bucket.is_idle(500_000));
+    }
+
+    #[test]
+    fn one_that_begins_full_gives_no_burst() {
+        let rate = rate(10, SECOND, 3);
+        let mut bucket = Bucket::full(rate, 0);
+        assert_eq!(bucket.acquire(1, rate, 0), Verdict::Wait { micros: 100_000 });
+        assert_eq!((bucket.debt(SECOND, 0), bucket.debt(10, 0), bucket.debt(10, 1)), (3 * SECOND, 30, 30));
+        assert_eq!((bucket.debt(SECOND, 1), bucket.debt(10, 300_000)), (3 * SECOND - 10, 0));
     }
 
     #[test]

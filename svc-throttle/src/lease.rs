@@ -49,10 +49,27 @@ pub struct Table {
     seen_micros: u64,
 }
 
-#[derive(Debug)]
-struct Held {
-    holder: Box<str>,
+/// A slot that is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub holder: Box<str>,
     span: Span,
+    /// It is not kept any longer than it lasts: its holder has been told that it is lost.
+    pub ending: bool,
+}
+
+impl Held {
+    pub fn new(holder: &str, (until_micros, ttl_micros): (u64, u64), ending: bool) -> Self {
+        Self { holder: holder.into(), span: Span { until_micros, ttl_micros }, ending }
+    }
+
+    pub fn until_micros(&self) -> u64 {
+        self.span.until_micros
+    }
+
+    pub fn ttl_micros(&self) -> u64 {
+        self.span.ttl_micros
+    }
 }
 
 #[derive(Debug)]
@@ -63,7 +80,7 @@ struct Waiter {
 }
 
 /// Until when something lasts, and how long it lasted from the start.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     until_micros: u64,
     ttl_micros: u64,
@@ -95,7 +112,7 @@ impl Table {
         self.runs_out_micros = self.runs_out_micros.min(span.until_micros);
         let slots: Vec<SlotId> = (0..count).map(|_| id()).collect();
         for slot in &slots {
-            self.held.insert(*slot, Held { holder: ask.holder.into(), span });
+            self.held.insert(*slot, Held { holder: ask.holder.into(), span, ending: false });
         }
         let turned_away = self.queue(ask.holder, place, ask.count - count, (waiters_max, span));
         let place = if count < ask.count { u32::try_from(before + 1).unwrap_or(u32::MAX) } else { 0 };
@@ -108,7 +125,13 @@ impl Table {
         self.settle(now);
         let span = Span::new(ttl_micros, now);
         self.runs_out_micros = self.runs_out_micros.min(span.until_micros);
-        self.held.get_mut(&slot).map(|held| held.span = span).is_some()
+        self.held.get_mut(&slot).filter(|held| !held.ending).map(|held| held.span = span).is_some()
+    }
+
+    /// A slot that was given elsewhere.
+    pub fn restore(&mut self, slot: SlotId, held: Held) {
+        self.runs_out_micros = self.runs_out_micros.min(held.span.until_micros);
+        self.held.insert(slot, held);
     }
 
     /// Idempotent.
@@ -154,6 +177,10 @@ impl Table {
     /// Who holds, once a slot.
     pub fn holders(&self) -> impl Iterator<Item = &str> {
         self.held.values().map(|held| &*held.holder)
+    }
+
+    pub fn held(&self) -> impl Iterator<Item = (SlotId, &Held)> {
+        self.held.iter().map(|(slot, held)| (*slot, held))
     }
 
     /// Puts the holder's place right; true where there was no room for it.
@@ -267,6 +294,18 @@ mod tests {
         world.table.release(SlotId(3));
         assert_eq!(world.ask("b", 1, 1, 0), (vec![4], 0));
         assert_eq!(world.ask("b", 2, 4, 0), (vec![5, 6], 0));
+    }
+
+    #[test]
+    fn a_slot_that_ends_counts_until_then_and_is_not_kept() {
+        let mut world = World::default();
+        world.table.restore(SlotId(7), Held::new("a", (TTL, TTL), true));
+        world.table.restore(SlotId(8), Held::new("b", (TTL, TTL), false));
+        assert!(!world.table.heartbeat(SlotId(7), TTL, SECOND));
+        assert!(world.table.heartbeat(SlotId(8), TTL, SECOND));
+        assert_eq!(world.ask("c", 1, 2, TTL - 1), (vec![], 1));
+        assert_eq!(world.ask("c", 1, 2, TTL), (vec![1], 0));
+        assert_eq!(world.table.held().map(|(slot, _)| slot.0).min(), Some(1));
     }
 
     #[test]

@@ -11,10 +11,13 @@ pub mod ask;
 pub mod bucket;
 pub mod config;
 pub mod error;
+pub mod grain;
 pub mod lease;
 pub mod memory;
 pub mod service;
+pub mod share;
 pub mod store;
+pub mod take;
 
 pub use config::Config;
 pub use error::Error;

@@ -5,8 +5,9 @@
 use crate::bucket::{Bucket, Verdict};
 use crate::config::Config;
 use crate::error::Error;
-use crate::lease::{self, SlotId, Table};
+use crate::lease::{self, Held, SlotId, Table};
 use crate::store::{After, Answer, Ask, Beat, Limit, Place, SlotAnswer, SlotAsk, State, Store, Summary, Taken};
+use crate::take::{self, GiveBack, Offer, Step, Taking};
 use godwit_kit::clock::Clock;
 use godwit_proto::id::NodeId;
 use std::collections::{BTreeMap, HashMap, hash_map::RandomState};
@@ -30,6 +31,8 @@ pub struct Memory {
     /// The upper half of every slot's id: slots from before a restart are not mistaken for new ones.
     epoch: u64,
     slot_last: AtomicU64,
+    /// Of rates that are new nothing is known before this: they begin with a debt of their whole burst.
+    unknown_before_micros: Option<u64>,
 }
 
 #[derive(Default)]
@@ -51,7 +54,14 @@ impl Memory {
             // The lower half of a UUIDv7 is random. 0 is no epoch, so that `SlotId(0)` is never a slot.
             epoch: (NodeId::new().0 as u64).max(1),
             slot_last: AtomicU64::new(0),
+            unknown_before_micros: None,
         }
+    }
+
+    /// One whose rates have been in use elsewhere until now.
+    pub fn taking_over(config: &Config, clock: Clock) -> Self {
+        let memory = Self::new(config, clock);
+        Self { unknown_before_micros: Some(memory.now()), ..memory }
     }
 
     /// Forgets keys without debt, holders and waiters.
@@ -76,7 +86,8 @@ impl Memory {
         self.key_count.load(Ordering::Relaxed)
     }
 
-    fn now(&self) -> u64 {
+    /// By the clock that counts here.
+    pub fn now(&self) -> u64 {
         let since = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
@@ -107,7 +118,11 @@ impl Memory {
         self.admit(now)?;
         let mut shard = self.shard(&limit.key);
         let before = shard.rates.len();
-        let answer = act(shard.rates.entry(limit.key.as_str().into()).or_insert_with(|| Bucket::new(limit.rate, now)));
+        let new = || match self.unknown_before_micros {
+            None => Bucket::new(limit.rate, now),
+            Some(began) => Bucket::full(limit.rate, began),
+        };
+        let answer = act(shard.rates.entry(limit.key.as_str().into()).or_insert_with(new));
         if shard.rates.len() == before {
             // Another call made it in between.
             self.key_count.fetch_sub(1, Ordering::Relaxed);
@@ -132,46 +147,57 @@ impl Memory {
 
     /// All limits of one ask or none, one after the other: not atomic over keys.
     fn take(&self, ask: &Ask, now: u64) -> Result<Taken, Error> {
-        let mut granted = ask.count;
-        let mut longest: Option<(u64, usize)> = None;
-        for (place, limit) in ask.limits.iter().enumerate() {
-            let refused = longest.is_some();
-            let step = self.with_bucket(limit, now, |bucket| take_one(bucket, (ask, limit), (granted, refused), now));
-            match step {
-                // What the limits before took over this one's part goes back.
-                Ok(Step::Took { count }) if !refused => {
-                    self.give_back(&ask.limits[..place], ask, (granted, count), now);
-                    granted = count;
-                }
-                Ok(Step::Took { .. }) => {}
-                Ok(Step::Wait { micros }) => {
-                    if !refused {
-                        self.give_back(&ask.limits[..place], ask, (granted, 0), now);
-                    }
-                    longest = Some(longest.map_or((micros, place), |longest| longest.max((micros, place))));
-                }
+        let mut taking = Taking::new(ask);
+        while let Some(offer) = taking.offer() {
+            match self.step(offer, now) {
+                Ok(step) => self.give_back(ask, taking.answered(step), now),
                 Err(error) => {
-                    if !refused {
-                        self.give_back(&ask.limits[..place], ask, (granted, 0), now);
-                    }
+                    self.give_back(ask, taking.failed(), now);
                     return Err(error);
                 }
             }
         }
-        Ok(match longest {
-            None => Taken::Granted { count: granted },
-            Some((micros, refusing)) => Taken::Wait { wait: Duration::from_micros(micros), refusing },
-        })
+        Ok(taking.taken())
     }
 
-    /// Reduces what `limits` took for `from` parts of the ask to what they take for `to`.
-    fn give_back(&self, limits: &[Limit], ask: &Ask, (from, to): (u64, u64), now: u64) {
-        for limit in limits.iter().filter(|_| from != to) {
-            let surplus = part(limit, ask.count, from) - part(limit, ask.count, to);
-            if let Some(bucket) = self.shard(&limit.key).rates.get_mut(&*limit.key) {
-                bucket.refund(surplus, now);
-            }
+    /// What one limit gives.
+    pub fn step(&self, offer: Offer<'_>, now: u64) -> Result<Step, Error> {
+        self.with_bucket(offer.limit, now, |bucket| take_one(bucket, offer, now))
+    }
+
+    fn give_back(&self, ask: &Ask, backs: Vec<GiveBack>, now: u64) {
+        for (place, count) in backs {
+            self.refund_one(&ask.limits[place].key, count, now);
         }
+    }
+
+    pub fn refund_one(&self, key: &str, count: u64, now: u64) {
+        if let Some(bucket) = self.shard(key).rates.get_mut(key) {
+            bucket.refund(count, now);
+        }
+    }
+
+    /// A slot that was given elsewhere.
+    pub fn restore(&self, key: &str, slot: SlotId, held: Held) {
+        let before = self.shard(key).slots.len();
+        self.shard(key).slots.entry(key.into()).or_default().restore(slot, held);
+        self.key_count.fetch_add(self.shard(key).slots.len() - before, Ordering::Relaxed);
+    }
+
+    /// Every rate with what it owes.
+    pub fn buckets(&self) -> Vec<(Box<str>, Bucket)> {
+        let of = |shard| lock(shard).rates.iter().map(|(key, bucket)| (key.clone(), *bucket)).collect::<Vec<_>>();
+        self.shards.iter().flat_map(of).collect()
+    }
+
+    /// Every key's slots that are held now.
+    pub fn held(&self) -> Vec<(Box<str>, Vec<(SlotId, Held)>)> {
+        let now = self.now();
+        let held = |(key, table): (&Box<str>, &mut Table)| {
+            table.settle(now);
+            (key.clone(), table.held().map(|(slot, held)| (slot, held.clone())).collect())
+        };
+        self.shards.iter().flat_map(|shard| lock(shard).slots.iter_mut().map(held).collect::<Vec<_>>()).collect()
     }
 
     fn slot_id(&self) -> SlotId {
@@ -202,34 +228,18 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one limit did.
-enum Step {
-    /// Its part for so much of the ask.
-    Took {
-        count: u64,
-    },
-    Wait {
-        micros: u64,
-    },
-}
-
-/// How many tokens of `limit` are its part of `count` out of `whole`.
-fn part(limit: &Limit, whole: u64, count: u64) -> u64 {
-    let part = (u128::from(limit.count) * u128::from(count)).div_ceil(u128::from(whole.max(1)));
-    u64::try_from(part).expect("at most limit.count")
-}
-
-/// Takes the limit's part of up to `granted`; when another limit has refused already, only looks how long this one would.
-fn take_one(bucket: &mut Bucket, (ask, limit): (&Ask, &Limit), (granted, refused): (u64, bool), now: u64) -> Step {
+/// Takes the limit's part of what is offered; when another limit has refused already, only looks how long it would.
+fn take_one(bucket: &mut Bucket, offer: Offer<'_>, now: u64) -> Step {
+    let Offer { limit, whole, granted, partial, look } = offer;
     bucket.follow(limit.rate, now);
     let mut count = granted;
-    if ask.partial {
-        let most = u128::from(bucket.free(now)) * u128::from(ask.count) / u128::from(limit.count);
+    if partial {
+        let most = u128::from(bucket.free(now)) * u128::from(whole) / u128::from(limit.count);
         count = granted.min(u64::try_from(most).unwrap_or(u64::MAX)).max(1);
     }
-    let tokens = part(limit, ask.count, count);
+    let tokens = take::part(limit.count, whole, count);
     let mut looked_at = *bucket;
-    let bucket = if refused { &mut looked_at } else { bucket };
+    let bucket = if look { &mut looked_at } else { bucket };
     match bucket.acquire(tokens, limit.rate, now) {
         Verdict::Granted => Step::Took { count },
         Verdict::Wait { micros } => Step::Wait { micros },
@@ -247,7 +257,7 @@ impl Store for Memory {
                 Err(error) => {
                     for (ask, answer) in asks.iter().zip(&answers) {
                         if let Taken::Granted { count } = answer.taken {
-                            self.give_back(&ask.limits, ask, (count, 0), now);
+                            self.give_back(ask, take::give_backs(ask, ask.limits.len(), (count, 0)), now);
                         }
                     }
                     return Err(error);
@@ -259,11 +269,7 @@ impl Store for Memory {
 
     async fn refund(&self, limits: &[Limit]) -> Result<(), Error> {
         let now = self.now();
-        for limit in limits {
-            if let Some(bucket) = self.shard(&limit.key).rates.get_mut(&*limit.key) {
-                bucket.refund(limit.count, now);
-            }
-        }
+        limits.iter().for_each(|limit| self.refund_one(&limit.key, limit.count, now));
         Ok(())
     }
 

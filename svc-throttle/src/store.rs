@@ -1,4 +1,4 @@
-//! What a store of limits does, in batches. Memory is one; Redis is to be another. A store owns the clock that counts.
+//! What a store of limits does, in batches. Memory is one, Redis the other. A store owns the clock that counts.
 
 use crate::bucket::Rate;
 use crate::error::Error;
@@ -12,6 +12,8 @@ pub struct Limit {
     pub key: String,
     /// How much of `key`, in bytes from its start, is what the caller knows it by.
     pub key_bytes: usize,
+    /// One node's own: never shared.
+    pub local: bool,
     pub count: u64,
     pub rate: Rate,
 }
@@ -46,6 +48,8 @@ pub enum Taken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotAsk {
     pub key: String,
+    /// One node's own: never shared.
+    pub local: bool,
     pub holder: String,
     pub count: u32,
     pub limit: u32,
@@ -66,6 +70,7 @@ pub struct SlotAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub key: String,
+    pub local: bool,
     pub slot: SlotId,
 }
 
