@@ -15,7 +15,7 @@ use godwit_proto::queue::v1::enqueue_response::{Outcome, Result as Reply};
 use godwit_proto::queue::v1::{EnqueueMessage, EnqueueResponse};
 use std::collections::HashSet;
 use std::sync::Arc;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 pub const MESSAGES_MAX: usize = 1_000;
 /// Bodies of one call; the rest of what a call may carry is for envelopes.
@@ -265,10 +265,9 @@ async fn append(node: &Node, entries: &[Entry]) -> Result<Appended, Error> {
     let span = tracing::info_span!("queue.commit", messaging.batch.message_count = entries.len());
     let now_ms = node.now_ms();
     let mut records = Vec::with_capacity(2 * entries.len());
+    // They end with this call: once their message is on disk.
+    let _stores: Vec<Span> = entries.iter().filter_map(|entry| store_span(&entry.incoming, &span)).collect();
     for Entry { incoming, body, .. } in entries {
-        if let Some(context) = &incoming.meta.trace {
-            trace::link(&span, context);
-        }
         let id = incoming.id.0;
         let head = stored::encode(&incoming.head);
         records.push(Record::Message { id, head, meta: stored::encode(&incoming.meta), body: body.clone() });
@@ -276,6 +275,25 @@ async fn append(node: &Node, entries: &[Entry]) -> Result<Appended, Error> {
         records.push(Record::Event { of: Some(id), payload: events::codec::encode(&event) });
     }
     Ok(node.spool.append(records).instrument(span).await?)
+}
+
+/// `store`: what the commit is to one message, in the trace of its creation. Linked with the commit, which many share.
+fn store_span(incoming: &Incoming, commit: &Span) -> Option<Span> {
+    let creation = incoming.meta.trace.as_ref().filter(|_| !commit.is_disabled())?;
+    let head = &incoming.head;
+    let span = tracing::info_span!(
+        parent: None,
+        "store",
+        otel.kind = "internal",
+        godwit.message.id = %incoming.id,
+        godwit.tenant = head.tenant,
+        godwit.campaign = head.campaign,
+        godwit.domain = head.domains.first(),
+    );
+    trace::set_parent(&span, creation);
+    trace::link(commit, creation);
+    trace::link(&span, &trace::of(commit));
+    Some(span)
 }
 
 fn reply(id: MessageId, outcome: Outcome) -> Reply {

@@ -136,6 +136,11 @@ async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
     assert!(parents.contains(&first.span.parent_span_id), "the first attempt is no child of its creation");
     assert!(first.links_to(injection), "the first attempt has no link to its creation");
 
+    // The queue has its part in it.
+    let stored = receiver.wait("store", |seen| of_message(seen, "godwit-queue").pop()).await;
+    assert_eq!(&stored.span.trace_id, injection, "{stored:#?}");
+    assert!(parents.contains(&stored.span.parent_span_id), "{stored:#?}");
+
     // The retry is a trace of its own, with links to the creation and to the attempt before.
     assert_ne!(&second.span.trace_id, injection);
     assert!(second.span.parent_span_id.is_empty(), "{second:#?}");
@@ -157,7 +162,7 @@ async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
         receiver.wait(&format!("{service} {name} linked with the message"), linked).await;
     }
     world.stop().await;
-    attempts.iter().chain(&received).map(Seen::shape).collect()
+    attempts.iter().chain(&received).chain([&stored]).map(Seen::shape).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
