@@ -1,4 +1,5 @@
-//! Administration: what an operator sees of the queue, and Flush. The other calls are not part of this version.
+//! Administration: what an operator sees of the queue and of its events' sinks, and Flush. The other calls are not part of
+//! this version.
 
 mod flush;
 mod see;
@@ -57,6 +58,11 @@ administration! {
             let span = info_span!("queue.flush");
             Ok(Response::new(flush::flush(&self.node, request.into_inner()).instrument(span).await?))
         }
+
+        async fn sinks(&self, _: Request<SinksRequest>) -> Result<Response<SinksResponse>, Status> {
+            let sinks = info_span!("queue.sinks").in_scope(|| self.node.log.sinks());
+            Ok(Response::new(SinksResponse { sinks }))
+        }
     ]
     search(SearchRequest) -> SearchResponse;
     suspend(SuspendRequest) -> SuspendResponse;
@@ -70,7 +76,6 @@ administration! {
     transfer(TransferRequest) -> TransferResponse;
     adopt(AdoptRequest) -> AdoptResponse;
     drain(DrainRequest) -> DrainResponse;
-    sinks(SinksRequest) -> SinksResponse;
     list_suppressions(ListSuppressionsRequest) -> ListSuppressionsResponse;
     put_suppressions(PutSuppressionsRequest) -> PutSuppressionsResponse;
     delete_suppressions(DeleteSuppressionsRequest) -> DeleteSuppressionsResponse;

@@ -3,10 +3,11 @@
 use super::*;
 use godwit_proto::common::v1::{Lane, Page, Selector};
 use godwit_proto::queue::v1::{
-    FlushRequest, InspectRequest, ListMessagesRequest, ReportLaneRequest, SearchRequest, SummariseRequest,
-    report_lane_request::State,
+    FlushRequest, InspectRequest, ListMessagesRequest, ReportLaneRequest, SearchRequest, SinksRequest,
+    SummariseRequest, report_lane_request::State, sinks_response::Sink,
 };
 use godwit_proto::queue::{QueueAdmin, QueueAdminServiceServer, admin_at};
+use svc_queue::events::sinks;
 use tonic::Code;
 
 fn admin(world: &World) -> QueueAdmin {
@@ -96,6 +97,33 @@ async fn flush_makes_due_what_waits_durably() {
         world.route().await;
         world.pass(MINUTE).await;
         assert_eq!(world.lease_one().await.attempt, 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sinks_say_where_they_are() {
+    let sink = |dir: &str| sinks::Config { dir: dir.into(), ..sinks::Config::default() };
+    // The second one's folder cannot be: its name is too long.
+    let sinks = vec![sink("events"), sinks::Config { name: "sick".into(), ..sink(&"x".repeat(300)) }];
+    both_with(Config { sinks, ..Config::default() }, |world| async move {
+        world.accept(&["x@a.example"]).await;
+        world.accept(&["x@a.example"]).await;
+        let list = || async {
+            let answer = admin(&world).sinks(Request::new(SinksRequest {})).await.unwrap().into_inner();
+            <[Sink; 2]>::try_from(answer.sinks).unwrap()
+        };
+        // Their disk is a real one.
+        let (well, sick) = loop {
+            let [well, sick] = list().await;
+            if well.lag_events == 0 && !sick.last_error.is_empty() {
+                break (well, sick);
+            }
+            world.pass(Duration::from_secs(1)).await;
+            tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
+        };
+        assert_eq!((well.name.as_str(), well.cursor.unwrap().seq, well.last_error.as_str()), ("events", 2, ""));
+        assert_eq!((sick.name.as_str(), sick.lag_events), ("sick", 2));
     })
     .await;
 }
