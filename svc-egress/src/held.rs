@@ -5,11 +5,16 @@ use godwit_proto::queue::v1::HeldLease;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// All of them, by the batch that they came in: what is sent quickly costs one entry a batch. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Held(Arc<Mutex<Table>>);
+#[derive(Debug, Clone)]
+pub struct Held {
+    table: Arc<Mutex<Table>>,
+    /// How long a lease lasts that is not renewed.
+    lease: Duration,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -42,8 +47,12 @@ pub struct Ticket {
 }
 
 impl Held {
-    /// Holds what a Lease call gave.
-    pub fn take(&self, leases: Vec<(LeaseId, DeliveryId)>) -> Vec<Ticket> {
+    pub fn new(lease: Duration) -> Self {
+        Self { table: Arc::default(), lease }
+    }
+
+    /// Holds what a Lease call gave that was made at `asked`: their time began then, at the earliest.
+    pub fn take(&self, leases: Vec<(LeaseId, DeliveryId)>, asked: Instant) -> Vec<Ticket> {
         let count = leases.len();
         if count == 0 {
             return Vec::new();
@@ -58,7 +67,7 @@ impl Held {
         let mut table = self.lock();
         let number = table.next;
         table.next += 1;
-        let (open_count, renewed) = (AtomicUsize::new(count), Mutex::new(Instant::now()));
+        let (open_count, renewed) = (AtomicUsize::new(count), Mutex::new(asked));
         let batch = Arc::new(Batch { number, leases, open_count, renewed });
         table.batches.insert(number, batch.clone());
         (0..count).map(|place| Ticket { held: self.clone(), batch: batch.clone(), place }).collect()
@@ -101,7 +110,7 @@ impl Held {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,9 +130,10 @@ impl Ticket {
         self.batch.leases[self.place].lease_id.clone()
     }
 
-    /// The queue may have given the delivery to another by now.
+    /// The queue may have given the delivery to another by now: it has said so, or it was not heard of for as long as a
+    /// lease lasts.
     pub fn is_lost(&self) -> bool {
-        self.batch.leases[self.place].lost.load(Ordering::Relaxed)
+        self.batch.leases[self.place].lost.load(Ordering::Relaxed) || self.batch.renewed().elapsed() >= self.held.lease
     }
 }
 
@@ -145,10 +155,12 @@ mod tests {
         (LeaseId { value: format!("lease_{n}") }, DeliveryId { value: format!("dlv_{n}") })
     }
 
+    const LEASE: Duration = Duration::from_secs(60);
+
     #[tokio::test(start_paused = true)]
     async fn leases_are_held_renewed_and_lost() {
-        let held = Held::default();
-        let mut tickets = held.take(vec![ids(1), ids(2), ids(3)]);
+        let held = Held::new(LEASE);
+        let mut tickets = held.take(vec![ids(1), ids(2), ids(3)], Instant::now());
         assert_eq!(held.all().len(), 3);
         let before = || Instant::now() - Duration::from_secs(10);
         assert!(held.due(before()).is_empty());
@@ -156,7 +168,7 @@ mod tests {
         tickets.remove(0);
         assert_eq!(held.due(before()), [ids(2).0, ids(3).0]);
         let (asked, asked_at) = (before(), Instant::now());
-        let young = held.take(vec![ids(4)]);
+        let young = held.take(vec![ids(4)], Instant::now());
         tokio::time::advance(Duration::from_secs(11)).await;
         held.renewed(asked, asked_at, &[ids(3).0]);
         assert!(held.due(before()).contains(&ids(4).0), "it was not asked for");
@@ -168,6 +180,21 @@ mod tests {
         assert_eq!(held.due(before()), [ids(2).0]);
         drop(tickets);
         assert!(held.lock().batches.is_empty());
-        assert!(held.take(Vec::new()).is_empty());
+        assert!(held.take(Vec::new(), Instant::now()).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_nobody_renews_ends_by_our_own_clock() {
+        let held = Held::new(LEASE);
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let tickets = held.take(vec![ids(1)], asked);
+        tokio::time::advance(Duration::from_secs(54)).await;
+        assert!(!tickets[0].is_lost());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(tickets[0].is_lost(), "the queue's time began before its answer came");
+        // The answer to a renewal that was a long time on its way: the queue has it still.
+        held.renewed(asked, asked + Duration::from_secs(30), &[]);
+        assert!(!tickets[0].is_lost());
     }
 }

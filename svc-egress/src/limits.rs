@@ -1,13 +1,16 @@
 //! Asks the throttle: slots for connections, held by one shared heartbeat, and tokens for what a path's rates limit.
 
+mod beat;
+#[cfg(test)]
+mod tests;
+
 use crate::path::{SitePath, for_count};
 use godwit_kit::{Host, call};
 use godwit_proto::common::v1::NodeId;
 use godwit_proto::convert::std_duration;
 use godwit_proto::throttle::Throttle;
 use godwit_proto::throttle::v1::{
-    AcquireRequest, AcquireSlotsRequest, HeartbeatRequest, HeartbeatResponse, RateLimit, RefundRequest,
-    ReleaseSlotsRequest, Slot, acquire_request, acquire_slots_request,
+    AcquireRequest, AcquireSlotsRequest, RateLimit, RefundRequest, Slot, acquire_request, acquire_slots_request,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +45,15 @@ struct Held {
     slot: Slot,
     /// When the throttle last said that it is ours.
     kept: Instant,
+    word: Word,
+}
+
+/// What one connection is told of its slots.
+#[derive(Clone)]
+struct Word {
+    /// One of them may be another's by now: a transaction that runs is ended, and nothing else is.
+    lost: CancellationToken,
+    /// Also where others wait for such a slot: end after this transaction.
     yields: CancellationToken,
 }
 
@@ -49,18 +61,26 @@ struct Held {
 pub struct Slots {
     limits: Limits,
     slots: Vec<Slot>,
-    /// Others wait for such a slot, or it was lost: end after this transaction.
-    yields: CancellationToken,
+    word: Word,
 }
 
 impl Slots {
     pub fn must_yield(&self) -> bool {
-        self.yields.is_cancelled()
+        self.word.yields.is_cancelled()
     }
 
     /// Returns once they must be yielded.
     pub async fn yielded(&self) {
-        self.yields.cancelled().await;
+        self.word.yields.cancelled().await;
+    }
+
+    pub fn are_lost(&self) -> bool {
+        self.word.lost.is_cancelled()
+    }
+
+    /// Returns once they are lost.
+    pub async fn lost(&self) {
+        self.word.lost.cancelled().await;
     }
 }
 
@@ -112,6 +132,8 @@ impl Limits {
             };
             let requests = granted.iter().map(item).collect();
             let request = AcquireSlotsRequest { node: Some(self.0.node.clone()), requests };
+            // Their time begins, at the latest, when they are asked for.
+            let asked = Instant::now();
             let answer = call::within(CALL_TIMEOUT, self.0.throttle.acquire_slots(Request::new(request))).await;
             let mut answers = match self.heard(answer) {
                 Ok(answer) => answer.responses.into_iter(),
@@ -126,7 +148,7 @@ impl Limits {
                     acquired.wait = acquired.wait.max(wait.unwrap_or(AWAY_WAIT));
                     acquired.waiting.push(holder);
                 } else {
-                    slots.add(given);
+                    slots.add(given, asked);
                     kept.push((holder, slots));
                 }
             }
@@ -174,65 +196,6 @@ impl Limits {
         });
     }
 
-    /// The heartbeat: keeps all slots that are held and releases those that were dropped, until `done`; then the rest.
-    pub async fn run(self, done: CancellationToken) {
-        let mut beats = tokio::time::interval(SLOT_TTL / 3);
-        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = beats.tick() => self.beat().await,
-                () = self.0.release_wanted.notified() => self.release().await,
-                () = done.cancelled() => break,
-            }
-        }
-        self.release().await;
-    }
-
-    async fn beat(&self) {
-        let (slots, asked): (Vec<Slot>, _) =
-            (self.held().values().map(|held| held.slot.clone()).collect(), Instant::now());
-        for slots in slots.chunks(BATCH_MAX) {
-            let (node, sent) = (Some(self.0.node.clone()), slots.to_vec());
-            let request = HeartbeatRequest { node, slots: sent, ttl_ms: SLOT_TTL.as_millis() as u64 };
-            let answer = call::within(CALL_TIMEOUT, self.0.throttle.heartbeat(Request::new(request))).await;
-            match self.heard(answer) {
-                Ok(answer) => self.kept(slots, asked, &answer),
-                Err(_) => self.run_out(slots),
-            }
-        }
-    }
-
-    fn kept(&self, slots: &[Slot], at: Instant, answer: &HeartbeatResponse) {
-        let mut held = self.held();
-        for slot in slots {
-            held.get_mut(&slot.slot_id).into_iter().for_each(|held| held.kept = at);
-        }
-        for lost in &answer.lost {
-            held.get(&lost.slot_id).into_iter().for_each(|held| held.yields.cancel());
-        }
-        for waiters in &answer.waiters {
-            let ours = held.values().filter(|held| held.slot.key == waiters.key);
-            ours.take(waiters.waiter_count as usize).for_each(|held| held.yields.cancel());
-        }
-    }
-
-    /// The throttle is away: by its clock slots that were not kept for their ttl are another's by now.
-    fn run_out(&self, slots: &[Slot]) {
-        let held = self.held();
-        let ours = slots.iter().filter_map(|slot| held.get(&slot.slot_id));
-        ours.filter(|held| held.kept.elapsed() >= SLOT_TTL).for_each(|held| held.yields.cancel());
-    }
-
-    async fn release(&self) {
-        let released = std::mem::take(&mut *self.0.released.lock().unwrap_or_else(PoisonError::into_inner));
-        for slots in released.chunks(BATCH_MAX) {
-            let request = ReleaseSlotsRequest { node: Some(self.0.node.clone()), slots: slots.to_vec() };
-            // What is not released runs out by itself.
-            let answer = call::within(CALL_TIMEOUT, self.0.throttle.release_slots(Request::new(request))).await;
-            let _ = self.heard(answer);
-        }
-    }
-
     /// Says on the board whether the throttle answers.
     fn heard<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
         let state = answer.as_ref().map(|_| ()).map_err(Status::to_string);
@@ -241,7 +204,9 @@ impl Limits {
     }
 
     fn none(&self) -> Slots {
-        Slots { limits: self.clone(), slots: Vec::new(), yields: CancellationToken::new() }
+        let lost = CancellationToken::new();
+        let yields = lost.child_token();
+        Slots { limits: self.clone(), slots: Vec::new(), word: Word { lost, yields } }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Held>> {
@@ -250,11 +215,10 @@ impl Limits {
 }
 
 impl Slots {
-    fn add(&mut self, slots: Vec<Slot>) {
+    fn add(&mut self, slots: Vec<Slot>, kept: Instant) {
         let mut held = self.limits.held();
-        let kept = Instant::now();
         for slot in slots {
-            held.insert(slot.slot_id.clone(), Held { slot: slot.clone(), kept, yields: self.yields.clone() });
+            held.insert(slot.slot_id.clone(), Held { slot: slot.clone(), kept, word: self.word.clone() });
             self.slots.push(slot);
         }
     }

@@ -20,6 +20,8 @@ pub struct Meters {
     pub settlements: Counters,
     pub released: Counter,
     pub leases_lost: Counter,
+    /// Of those, and of those that ran out by our own clock: not sent.
+    pub dropped: Counter,
     pub domains: Gauge,
     pub sites: Gauge,
     pub lanes_settled: Counter,
@@ -50,6 +52,10 @@ impl Meters {
             ),
             released: metrics.counter("godwit_egress_released_messages_total", "Deliveries given back unattempted."),
             leases_lost: metrics.counter("godwit_egress_lost_leases_total", "Leases that ended while they were held."),
+            dropped: metrics.counter(
+                "godwit_egress_dropped_messages_total",
+                "Deliveries whose lease had ended before they were begun.",
+            ),
             domains: metrics.gauge("godwit_egress_domains_count", "Routing domains that are known."),
             sites: metrics.gauge("godwit_egress_sites_count", "Sites that are known."),
             lanes_settled: metrics.counter(

@@ -54,7 +54,7 @@ impl Node {
         let Around { host, meters, lease, workers } = around;
         let (settling, outcomes) = mpsc::channel(SETTLING_MAX);
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
-        let (held, egress_node) = (Held::default(), NodeId::from(host.node));
+        let (held, egress_node) = (Held::new(*lease), NodeId::from(host.node));
         let settled = CancellationToken::new();
         let (queue, name) = (peer.handle, peer.name);
         let settler = Settler {

@@ -81,12 +81,9 @@ impl Worker {
     }
 
     async fn work(shared: Arc<Shared>, crew: Arc<Crew>, slots: Slots) -> End {
-        let path = crew.path();
-        if let Tokens::Wait { wait, key } = shared.limits.tokens(&path.connection_rates, 1).await {
-            return End::Throttled { wait, key };
-        }
         let opened = tokio::select! {
-            opened = connect::connect(&shared, &crew) => opened,
+            opened = Self::open(&shared, &crew) => opened,
+            () = slots.lost() => return End::Done,
             () = shared.host.stop.requested() => return End::Done,
         };
         let connect::Connected { session, host, trace } = match opened {
@@ -111,8 +108,18 @@ impl Worker {
         let _connected = Counted::new(&crew.connected_count);
         shared.say(Event::Connected { crew: crew.clone() }).await;
         let end = open.serve().await;
-        open.session.quit().await;
+        // A slot that is lost may be another's already: the peer would count both while we wait for its farewell.
+        if !open.slots.are_lost() {
+            open.session.quit().await;
+        }
         end
+    }
+
+    async fn open(shared: &Shared, crew: &Crew) -> Result<connect::Connected, End> {
+        match shared.limits.tokens(&crew.path().connection_rates, 1).await {
+            Tokens::Granted(_) => connect::connect(shared, crew).await,
+            Tokens::Wait { wait, key } => Err(End::Throttled { wait, key }),
+        }
     }
 }
 
@@ -190,6 +197,7 @@ impl Open {
         };
         let shared = self.shared.clone();
         let node = &shared.nodes[pick.node];
+        let asked = Instant::now();
         let lease = tracing::info_span!("lease", godwit.site = self.crew.site.name, messages_max = granted);
         let pool = &shared.pools[pick.pool].name;
         let leased = node.lease(&self.crew.site.name, pool, granted).instrument(lease.clone()).await;
@@ -210,7 +218,7 @@ impl Open {
         self.shared.meters.leased.observe(deliveries.len() as f64);
         let throttle_wait = std::mem::take(&mut self.throttle_wait);
         let around = Around { lease, acquire, connect: self.connect_trace.clone(), throttle_wait };
-        let (sent, over) = self.send_all(node, deliveries, &around).await;
+        let (sent, over) = self.send_all(node, deliveries, asked, &around).await;
         self.shared.limits.refund(&path.message_rates, granted.saturating_sub(sent));
         over.map_or(Served::Sent, Served::Over)
     }
@@ -240,23 +248,25 @@ impl Open {
         self.pause(plan::call_backoff(self.lease_failures + 3)).await
     }
 
-    /// Sends what was leased, in order. Gives how many were attempted, and why the connection is over, if it is: then
-    /// what was not attempted has been given back.
-    async fn send_all(&mut self, node: &Node, deliveries: Vec<LeasedDelivery>, around: &Around) -> (u32, Option<End>) {
+    /// Sends what was leased by a call at `asked`, in order. Gives how many were attempted, and why the connection is
+    /// over, if it is: then what was not attempted has been given back.
+    async fn send_all(
+        &mut self,
+        node: &Node,
+        deliveries: Vec<LeasedDelivery>,
+        asked: Instant,
+        around: &Around,
+    ) -> (u32, Option<End>) {
         let ids = |delivery: &LeasedDelivery| {
             (delivery.lease_id.clone().unwrap_or_default(), delivery.delivery_id.clone().unwrap_or_default())
         };
-        let tickets = node.held.take(deliveries.iter().map(ids).collect());
+        let tickets = node.held.take(deliveries.iter().map(ids).collect(), asked);
         let mut in_hand = InHand::new(&self.crew, tickets.len() as u64);
         let mut pairs = deliveries.into_iter().zip(tickets);
         let mut sent = 0;
         let mut over = None;
         while over.is_none() {
             let Some((delivery, ticket)) = pairs.next() else { break };
-            if ticket.is_lost() {
-                in_hand.one_less();
-                continue;
-            }
             let stops = self.shared.host.stop.is_requested() || self.slots.must_yield();
             if stops || (self.sent_count > 0 && self.session.is_stale().await) {
                 over = Some(if stops { End::Done } else { End::Lost });
@@ -270,6 +280,7 @@ impl Open {
                     over = Some(End::Lost);
                 }
                 OneSent::Unheard => over = Some(End::Lost),
+                OneSent::Dropped => {}
             }
             in_hand.one_less();
         }
@@ -287,6 +298,9 @@ impl Open {
     ) -> OneSent {
         // A queue that does not settle holds up the connection, not more and more memory.
         let permit = self.unsettled.clone().acquire_owned().await.expect("the semaphore is never closed");
+        if ticket.is_lost() {
+            return self.drop_lost(&delivery);
+        }
         let content = match delivery::content(&node.queue, &mut delivery).await {
             Ok(content) => content,
             Err(status) => {
@@ -294,6 +308,14 @@ impl Open {
                 return OneSent::Reusable;
             }
         };
+        // Both waits may have been long: nothing is begun that another may be doing, on a connection that may be too many.
+        if ticket.is_lost() {
+            return self.drop_lost(&delivery);
+        }
+        if self.slots.are_lost() {
+            node.release(vec![ticket], "connection's slot was lost").await;
+            return OneSent::Unheard;
+        }
         let (started, began) = (self.shared.host.clock.now(), Instant::now());
         let size_bytes = content.len() as u64;
         let span = attempt::span(&delivery, &self.crew.site.name, around);
@@ -311,6 +333,13 @@ impl Open {
         // The receiver outlives every connection.
         let _ = node.settling.send(Settling { outcome, span, ticket, permit }).await;
         if reusable { OneSent::Reusable } else { OneSent::Broken }
+    }
+
+    /// The queue may have leased it to another by now: it is neither sent nor told of.
+    fn drop_lost(&self, delivery: &LeasedDelivery) -> OneSent {
+        self.shared.meters.dropped.inc();
+        tracing::warn!(delivery_id = ?delivery.delivery_id, "lease ended before its delivery was begun");
+        OneSent::Dropped
     }
 
     /// The attempt; once a stop is asked for it must end within the grace.
@@ -374,8 +403,10 @@ enum Served {
 enum OneSent {
     Reusable,
     Broken,
-    /// Given back: the peer had left before.
+    /// Given back: the peer had left before, or the connection's slot was lost.
     Unheard,
+    /// Not begun: it may not be ours any more.
+    Dropped,
 }
 
 struct Facts {

@@ -94,14 +94,43 @@ async fn an_idle_connection_makes_room_for_who_waits_for_its_slot() {
     world.queue.put(&["a@d.example"], MESSAGE);
     world.queue.outcomes(1).await;
     world.throttle.0.lock().unwrap().crowded = true;
+    slots_are_released(&world).await;
+    world.finish().await;
+    assert_eq!(sink.heard().quit_count, 1);
+}
+
+/// Waits until the slots that were given are given back.
+async fn slots_are_released(world: &crate::world::World) {
     let released = async {
         while world.throttle.0.lock().unwrap().slots_released == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), released).await.expect("the slot is given back");
+}
+
+#[tokio::test]
+async fn a_connection_without_its_slot_ends() {
+    let sink = Sink::start(Script::default()).await;
+    let world = Setup::to(sink.at).start().await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    world.queue.outcomes(1).await;
+    world.throttle.0.lock().unwrap().lost = true;
+    slots_are_released(&world).await;
     world.finish().await;
-    assert_eq!(sink.heard().quit_count, 1);
+    assert_eq!(sink.heard().quit_count, 0, "its place may be taken: it waits for no farewell");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_opened_ends_without_its_slot() {
+    // It is taken by the system and never greeted.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = Setup::to(silent.local_addr().unwrap()).start().await;
+    world.throttle.0.lock().unwrap().lost = true;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    slots_are_released(&world).await;
+    world.queue.change(|state| assert!(state.settled_lanes.is_empty(), "the peer had its time"));
+    world.finish().await;
 }
 
 #[tokio::test]

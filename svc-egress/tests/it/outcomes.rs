@@ -111,6 +111,32 @@ async fn a_slow_peer_is_waited_for_and_the_lease_renewed() {
 }
 
 #[tokio::test]
+async fn what_was_not_renewed_in_time_is_not_begun() {
+    let gate = Arc::new(Semaphore::new(0));
+    let sink = Sink::start(Script { data: Data::WaitIfSlow(gate.clone()), ..Script::default() }).await;
+    let mut setup = Setup::to(sink.at).shaping("[\"default\"]\nconnection_limit = 1\n");
+    setup.config.lease = Duration::from_millis(1_500);
+    setup.queue.put(&["a@d.example"], "Subject: slow\r\n\r\nx\r\n");
+    setup.queue.put(&["a@d.example"], "Subject: lost\r\n\r\nx\r\n");
+    setup.queue.change(|state| state.renew_fails = true);
+    let world = setup.start().await;
+    // From the first on there is one each third of a lease.
+    world.queue.until("a lease's length without word", |state| (state.renew_failures >= 4).then_some(())).await;
+    assert_eq!(sink.heard().messages.len(), 1, "the peer takes its time");
+    world.queue.change(|state| state.renew_fails = false);
+    gate.add_permits(1);
+    world.queue.outcomes(1).await;
+    world.queue.put(&["a@d.example"], MESSAGE);
+    let outcomes = world.queue.outcomes(2).await;
+    let ids: Vec<_> = outcomes.iter().map(|outcome| outcome.delivery_id.as_ref().unwrap().value.as_str()).collect();
+    assert_eq!(ids, ["dlv_1", "dlv_5"], "what was begun is told of, what was not is another's");
+    let metrics = world.host.metrics.clone();
+    world.finish().await;
+    assert!(!sink.heard().messages.iter().any(|message| message.contains("lost")));
+    assert!(metrics.text().contains("godwit_egress_dropped_messages_total 1"), "{}", metrics.text());
+}
+
+#[tokio::test]
 async fn mail_goes_over_an_idle_connection_while_another_is_busy() {
     let gate = Arc::new(Semaphore::new(0));
     let sink = Sink::start(Script { data: Data::WaitIfSlow(gate.clone()), ..Script::default() }).await;

@@ -31,6 +31,9 @@ pub struct State {
     pub settled_lanes: Vec<SettleLaneRequest>,
     pub reports: Vec<ReportLaneRequest>,
     pub renewed: usize,
+    /// Renewals fail; how many have.
+    pub renew_fails: bool,
+    pub renew_failures: usize,
     pub released: usize,
     pub settle_failures: usize,
     /// Whose outcome is refused, and with it the whole call.
@@ -53,6 +56,10 @@ impl FakeQueue {
 
     /// One message, to recipients of one domain.
     pub fn put_in(&self, pool: &str, to: &[&str], content: &str) {
+        self.put_in_with(pool, to, content, |_| {});
+    }
+
+    fn put_in_with(&self, pool: &str, to: &[&str], content: &str, change: impl FnOnce(&mut LeasedDelivery)) {
         self.change(|state| {
             state.next += 1;
             let number = state.next;
@@ -62,7 +69,7 @@ impl FakeQueue {
                 recipient: Some(Recipient { address: (*address).into(), ..Recipient::default() }),
             };
             let content: Vec<u8> = content.chars().map(|c| c as u8).collect();
-            let delivery = LeasedDelivery {
+            let mut delivery = LeasedDelivery {
                 delivery_id: Some(DeliveryId { value: format!("dlv_{number}") }),
                 message_id: Some(MessageId { value: format!("msg_{number}") }),
                 attempt: 1,
@@ -76,9 +83,15 @@ impl FakeQueue {
                 egress_pool: pool.into(),
                 ..LeasedDelivery::default()
             };
+            change(&mut delivery);
             state.lanes.insert((domain.clone(), pool.into()), ());
             state.due.push((Lane { routing_domain: domain, egress_pool: pool.into() }, delivery));
         });
+    }
+
+    /// One message, changed before it is there.
+    pub fn put_with(&self, to: &[&str], content: &str, change: impl FnOnce(&mut LeasedDelivery)) {
+        self.put_in_with("default", to, content, change);
     }
 
     /// One message whose body is read apart.
@@ -227,8 +240,14 @@ impl QueueService for FakeQueue {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        self.change(|state| state.renewed += request.into_inner().lease_ids.len());
-        Ok(Response::new(RenewResponse::default()))
+        self.change(|state| {
+            if state.renew_fails {
+                state.renew_failures += 1;
+                return Err(Status::unavailable("cut off"));
+            }
+            state.renewed += request.into_inner().lease_ids.len();
+            Ok(Response::new(RenewResponse::default()))
+        })
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {

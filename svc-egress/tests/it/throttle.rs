@@ -12,6 +12,8 @@ pub struct FakeThrottle(pub Arc<Mutex<Script>>);
 
 #[derive(Default)]
 pub struct Script {
+    /// Calls of Acquire that are granted before any is told to wait.
+    pub granted_first: usize,
     /// Waits to answer Acquire with before it grants.
     pub waits: Vec<Duration>,
     pub acquired: Vec<AcquireRequest>,
@@ -20,6 +22,8 @@ pub struct Script {
     pub slots_released: usize,
     /// Somebody waits for each slot.
     pub crowded: bool,
+    /// All slots are lost.
+    pub lost: bool,
 }
 
 fn unused<T>() -> Result<Response<T>, Status> {
@@ -31,7 +35,9 @@ impl ThrottleService for FakeThrottle {
     async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireResponse>, Status> {
         let mut script = self.0.lock().unwrap();
         let asked = request.into_inner();
-        let refusal = (!script.waits.is_empty()).then(|| script.waits.remove(0));
+        let is_granted = script.granted_first > 0 || script.waits.is_empty();
+        script.granted_first = script.granted_first.saturating_sub(1);
+        let refusal = (!is_granted).then(|| script.waits.remove(0));
         let item = |item: &acquire_request::Item| match refusal {
             Some(wait) => acquire_response::Item {
                 wait: Some(duration(wait)),
@@ -69,10 +75,12 @@ impl ThrottleService for FakeThrottle {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let crowded = self.0.lock().unwrap().crowded;
-        let slots = request.into_inner().slots.into_iter().filter(|_| crowded);
+        let script = self.0.lock().unwrap();
+        let slots = request.into_inner().slots;
+        let lost = slots.iter().filter(|_| script.lost).cloned().collect();
+        let slots = slots.into_iter().filter(|_| script.crowded);
         let waiters = slots.map(|slot| heartbeat_response::Waiters { key: slot.key, waiter_count: 1 }).collect();
-        Ok(Response::new(HeartbeatResponse { lost: Vec::new(), waiters }))
+        Ok(Response::new(HeartbeatResponse { lost, waiters }))
     }
 
     async fn release_slots(
