@@ -3,6 +3,8 @@
 use crate::source::{Credentials, Pool, Source, Via};
 use godwit_kit::config::{Faults, OneOrMany, Section, values};
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +32,7 @@ pub struct Config {
     pub routes: BTreeMap<String, Route>,
     pub sources: BTreeMap<String, SourceConfig>,
     pub pools: BTreeMap<String, PoolConfig>,
+    pub tls: TlsConfig,
     /// Open at once to everywhere.
     pub connections_max: usize,
     /// How long mail is ours without word from us.
@@ -43,6 +46,14 @@ pub struct Config {
     /// How long a message that is being sent may take to end once a stop is asked for.
     #[serde(with = "values::duration")]
     pub stop_grace: Duration,
+}
+
+/// `[egress.tls]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct TlsConfig {
+    /// Authorities that are believed besides the public ones, for smarthosts of one's own: a PEM file. Empty: none.
+    pub ca: PathBuf,
 }
 
 /// `[egress.routes."domain"]`.
@@ -85,6 +96,7 @@ impl Default for Config {
             routes: BTreeMap::new(),
             sources: BTreeMap::new(),
             pools: BTreeMap::new(),
+            tls: TlsConfig::default(),
             connections_max: 8192,
             lease: Duration::from_secs(60),
             unsettled_per_connection_max: 64,
@@ -118,6 +130,9 @@ impl Section for Config {
             source.check(name, &format!("egress.sources.{name:?}"), faults);
         }
         self.check_pools(faults);
+        if let Err(what) = self.tls.authorities() {
+            faults.add("egress.tls.ca", what);
+        }
         let positive = [
             ("connections_max", self.connections_max),
             ("unsettled_per_connection_max", self.unsettled_per_connection_max),
@@ -190,6 +205,26 @@ impl Config {
                 faults.add(key, "no source with a weight above 0");
             }
         }
+    }
+}
+
+impl TlsConfig {
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, String> {
+        if self.ca.as_os_str().is_empty() {
+            return Ok(Vec::new());
+        }
+        let fault = |error: pem::Error| match error {
+            pem::Error::Io(error) => format!("{}: {error}", self.ca.display()),
+            error => format!("{}: no certificate that can be read: {error}", self.ca.display()),
+        };
+        let read = CertificateDer::pem_file_iter(&self.ca).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let authorities = read.map_err(fault)?;
+        if authorities.is_empty() {
+            return Err(fault(pem::Error::NoItemsFound));
+        }
+        Ok(authorities)
     }
 }
 
@@ -311,7 +346,8 @@ mod tests {
             "[egress]\nlease = \"1h\"\ndns_servers = [\"1.1.1.1\", \"x\"]\nshaping_files = [\"/no/such/file\"]\n\
              [egress.routes.\"*\"]\nhosts = [\"127.0.0.1:99999\"]\n[egress.routes.\"a.b\"]\n\
              [egress.sources.x]\nha_proxy = \"10.0.0.1:1\"\nsocks5_proxy = \"auto\"\nsocks5_password = \"p\"\n\
-             [egress.pools.p]\nsources = { x = 0, y = 1 }",
+             [egress.pools.p]\nsources = { x = 0, y = 1 }\n\
+             [egress.tls]\nca = \"/no/such/file\"",
         );
         keys.sort();
         let mut expected = [
@@ -324,6 +360,7 @@ mod tests {
             "egress.sources.\"x\".ha_proxy",
             "egress.sources.\"x\".socks5_username",
             "egress.sources.\"x\".source_address",
+            "egress.tls.ca",
         ];
         expected.sort();
         assert_eq!(keys, expected);

@@ -25,6 +25,8 @@ pub enum Failure {
     Host(SmtpReply),
     /// We do not go there.
     Forbidden(SmtpReply),
+    /// A limit on connections is used up.
+    Throttled { wait: Duration, key: String },
 }
 
 /// One address to try, and by which name it was found.

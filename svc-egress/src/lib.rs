@@ -4,7 +4,7 @@
 //! 1. [`watch`] hears from each queue node which lanes have mail due; [`dispatch`] owns what is known of them.
 //! 2. [`route`] finds the hosts of a routing domain, [`site`] names the set; the queues are told by [`announce`].
 //! 3. [`plan`] says how many connections a backlog is worth; [`limits`] asks the throttle for their slots.
-//! 4. [`worker`] lives one connection's life: token → [`connect`] ([`dial`], [`socks5`]) → tokens → Lease →
+//! 4. [`worker`] lives one connection's life: token → [`connect`] ([`dial`], [`socks5`], [`mod@tls`]) → tokens → Lease →
 //!    [`delivery`] over a [`session`] → [`settle`]; [`renew`] keeps what is [`held`].
 //! 5. What never reaches a connection is settled lane by lane ([`lane_work`]); the TSA's orders ([`actions`]) close and
 //!    open sites and change their [`path`].
@@ -46,11 +46,12 @@ mod shared;
 mod site;
 mod socks5;
 mod source;
+mod tls;
 mod tsa_watch;
 mod watch;
 mod worker;
 
-pub use config::{Config, PoolConfig, Route, SourceConfig};
+pub use config::{Config, PoolConfig, Route, SourceConfig, TlsConfig};
 pub use error::Error;
 pub use service::Service;
 
@@ -60,9 +61,9 @@ use crate::meters::Meters;
 use crate::node::{Around, Node};
 use crate::route::{Found, Router};
 use crate::shared::{Event, Shared};
-use godwit_kit::{Host, House, sized};
 use godwit_kit::config::Faults;
 use godwit_kit::peers::Peers;
+use godwit_kit::{Host, House, sized};
 use godwit_proto::egress::EgressServiceServer;
 use godwit_proto::proxy::Proxy;
 use godwit_proto::queue::Queue;
@@ -143,6 +144,9 @@ fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>)
     let router = Router::new(config);
     let proxies = proxies::Proxies::watch(&deps.proxies, host);
     let dialer = dial::Dialer { net: host.net.clone(), router: router.clone(), guard: Arc::new(guard), proxies };
+    let authorities = config.tls.authorities().map_err(Error::Config)?;
+    let tls = tls::Connector::new(authorities, host)
+        .map_err(|error| Error::Config(format!("egress.tls.ca: {}: {error}", config.tls.ca.display())))?;
     Ok(Shared {
         host: host.clone(),
         nodes,
@@ -150,6 +154,7 @@ fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>)
         pools,
         router,
         dialer,
+        tls,
         limits: Limits::new(deps.throttle.clone(), host),
         meters,
         ehlo_domain: config.ehlo_domain(),

@@ -12,8 +12,11 @@ pub struct Meters {
     pub deferred: Counter,
     pub bounced: Counter,
     pub connections: Gauge,
-    /// By outcome: `greeted`, `refused`, `source`, `forbidden`.
+    /// By outcome: `greeted`, `refused`, `source`, `forbidden`, `throttled`.
     pub attempts_to_connect: Counters,
+    /// By outcome: `verified`, `unverified`, `not_offered`, `refused`, `certificate`, `failed`, `timed_out`, `plaintext`,
+    /// `remembered`.
+    pub tls: Counters,
     pub leased: Distribution,
     pub settled: Distribution,
     /// By result: `applied`, `expired`, `stale`, `unknown`, `dropped`.
@@ -41,6 +44,11 @@ impl Meters {
             attempts_to_connect: metrics.counters(
                 "godwit_egress_connection_attempts_total",
                 "Attempts to connect, by what came of them.",
+                &["outcome"],
+            ),
+            tls: metrics.counters(
+                "godwit_egress_tls_handshakes_total",
+                "Connections that were to be encrypted, by what came of it.",
                 &["outcome"],
             ),
             leased: metrics.distribution("godwit_egress_lease_messages", "Deliveries of one Lease.", COUNTS),

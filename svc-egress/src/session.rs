@@ -1,17 +1,23 @@
 //! Drives the SMTP client machine over one connection: vectored writes, reads while writing, a deadline for each stage.
 
+use crate::dial::Target;
+use crate::tls::{Connector, Fault, Secured, Trust};
 use bytes::BytesMut;
 use godwit_kit::net::{Connection, Stream};
+use godwit_proto::common::v1::Tls;
 use godwit_shaping::Path;
 use godwit_shaping::path::Timeouts;
 use godwit_smtp::reply::Reply;
-use godwit_smtp::submit::{Client, Closed, Config, Event, Lost, Outcome, Stage, Start, Transaction};
+use godwit_smtp::submit::{
+    Capabilities, Client, Closed, Config, Event, Lost, Outcome, Stage, Start, Transaction, Violation,
+};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -26,10 +32,16 @@ pub struct Session {
     client: Client,
     input: BytesMut,
     timeouts: Timeouts,
+    /// The path allows to send commands without waiting for answers.
+    pipelines: bool,
     pub peer: SocketAddr,
     pub local: SocketAddr,
-    /// `ESMTP`, or `SMTP` where the peer knows only HELO.
+    /// `ESMTP`, `ESMTPS` (RFC 3848), or `SMTP` where the peer knows only HELO.
     pub protocol: &'static str,
+    /// Unset where it is in the clear.
+    pub tls: Option<Tls>,
+    /// See [`Secured::resumed`].
+    pub resumed: bool,
 }
 
 /// The peer would not be greeted.
@@ -41,6 +53,15 @@ pub struct Refused {
     pub local: bool,
 }
 
+/// Why a session is not encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotSecured {
+    /// The session goes on in the clear where TLS was not offered or was refused, and is over where it failed.
+    Tls(Fault),
+    /// The peer wants nothing of us, TLS or not.
+    Peer(Refused),
+}
+
 impl Session {
     /// Waits for the banner and says EHLO.
     ///
@@ -48,24 +69,68 @@ impl Session {
     /// What the peer answered, or what became of the connection.
     pub async fn greet(connection: Connection, config: Config, path: &Path) -> Result<Self, Refused> {
         let Connection { stream, peer, local } = connection;
-        let (client, timeouts) = (Client::new(config), path.timeouts.clone());
         let mut session = Self {
             stream,
-            client,
+            client: Client::new(config),
             input: BytesMut::with_capacity(READ_BYTES),
-            timeouts,
+            timeouts: path.timeouts.clone(),
+            pipelines: path.protocol.enable_pipelining,
             peer,
             local,
             protocol: "ESMTP",
+            tls: None,
+            resumed: false,
         };
-        let stage = session.client.stage();
+        session.greeting().await?;
+        Ok(session)
+    }
+
+    /// Says STARTTLS, does the handshake and greets again (RFC 3207): nothing that the peer said in the clear counts.
+    ///
+    /// # Errors
+    /// Why it is not encrypted, and whether it may be used.
+    pub async fn secure(&mut self, connector: &Connector, to: &Target, trust: Trust) -> Result<(), NotSecured> {
+        self.start_tls().await?;
+        let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let handshake = tokio::time::timeout(self.timeouts.starttls, connector.handshake(stream, to, trust));
+        let Secured { stream, facts, resumed } = handshake.await.map_err(|_| Fault::TimedOut)??;
+        (self.stream, self.tls, self.resumed) = (stream, Some(facts), resumed);
+        self.client.secured();
+        self.greeting().await.map_err(|refused| match refused.local {
+            // A peer that does not like our side of the handshake says so only now (RFC 8446 section 4.4).
+            true => Fault::Handshake(refused.reply.lines.join(" ")).into(),
+            false => NotSecured::Peer(refused),
+        })
+    }
+
+    /// Until the peer waits for the handshake.
+    async fn start_tls(&mut self) -> Result<(), NotSecured> {
+        if !self.client.start_tls() {
+            return Err(Fault::NotOffered.into());
+        }
+        let handshake = |what: String| Err(Fault::Handshake(what).into());
+        match self.next().await {
+            Ok(Event::TlsReady) => Ok(()),
+            Ok(Event::TlsRefused(reply)) => Err(Fault::refused(&reply.to_string()).into()),
+            Ok(Event::Closed(Closed::Protocol(Violation::Injected))) => Err(Fault::Injected.into()),
+            Ok(Event::Closed(Closed::Protocol(violation))) => handshake(format!("answer to STARTTLS: {violation}")),
+            Ok(Event::Closed(Closed::Unsolicited(reply))) => {
+                Err(NotSecured::Peer(Refused { reply, stage: Stage::StartTls, local: false }))
+            }
+            Ok(Event::Closed(Closed::Quit) | Event::Ready(_) | Event::Refused { .. } | Event::Done(_))
+            | Err(Lost::Disconnected) => handshake("connection lost at STARTTLS".into()),
+            Err(Lost::TimedOut) => Err(Fault::TimedOut.into()),
+        }
+    }
+
+    /// From here to the answer to EHLO, in the clear or behind a handshake.
+    async fn greeting(&mut self) -> Result<(), Refused> {
+        let stage = self.client.stage();
         let local = |text: String| Err(Refused { reply: Reply::new(421, (4, 4, 2), text), stage, local: true });
-        match session.next().await {
+        match self.next().await {
             Ok(Event::Ready(offered)) => {
-                let capabilities = session.client.capabilities_mut();
-                capabilities.pipelining &= path.protocol.enable_pipelining;
-                session.protocol = if offered.esmtp { "ESMTP" } else { "SMTP" };
-                Ok(session)
+                self.ready(&offered);
+                Ok(())
             }
             Ok(Event::Refused { stage, reply }) => Err(Refused { reply, stage, local: false }),
             Ok(Event::Closed(Closed::Unsolicited(reply))) => Err(Refused { reply, stage, local: false }),
@@ -78,6 +143,18 @@ impl Session {
             Err(Lost::Disconnected) => local("Connection lost in the greeting".into()),
             Err(Lost::TimedOut) => local("Timed out in the greeting".into()),
         }
+    }
+
+    fn ready(&mut self, offered: &Capabilities) {
+        let capabilities = self.client.capabilities_mut();
+        capabilities.pipelining &= self.pipelines;
+        // RFC 8689 section 4.2.1: only a host that has shown who it is may be trusted to pass it on.
+        capabilities.requiretls &= self.tls.as_ref().is_some_and(|tls| tls.verified);
+        self.protocol = match (offered.esmtp, &self.tls) {
+            (true, Some(_)) => "ESMTPS",
+            (true, None) => "ESMTP",
+            (false, _) => "SMTP",
+        };
     }
 
     /// One transaction. Dropped before its end, the session must be given up with [`Session::abandon`].
@@ -109,11 +186,16 @@ impl Session {
         poll_fn(|context| self.poll_unasked(context)).await;
     }
 
-    /// Says QUIT and waits shortly for its answer.
+    /// Says QUIT and waits shortly for its answer; an encrypted connection is closed by its own word (RFC 8446 section
+    /// 6.1), so that the peer knows that nothing was cut off.
     pub async fn quit(mut self) {
         self.client.quit();
         if self.client.stage() == Stage::Quit {
-            let _ = tokio::time::timeout(QUIT_TIMEOUT, self.next()).await;
+            let farewell = async {
+                let _ = self.next().await;
+                let _ = self.stream.shutdown().await;
+            };
+            let _ = tokio::time::timeout(QUIT_TIMEOUT, farewell).await;
         }
     }
 
@@ -172,6 +254,12 @@ impl Session {
     }
 }
 
+impl From<Fault> for NotSecured {
+    fn from(fault: Fault) -> Self {
+        Self::Tls(fault)
+    }
+}
+
 enum Moved {
     Written,
     Read,
@@ -202,6 +290,13 @@ fn poll_exchange(
             }
             Poll::Pending => break,
         }
+    }
+    // What an encrypted stream has taken may still be in its buffer: it is pushed on here, also when nothing is left to
+    // write and the peer's answer is waited for.
+    if failure.is_none()
+        && let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(context)
+    {
+        failure = Some(error);
     }
     if written > 0 && failure.is_none() {
         return Poll::Ready(Ok(Moved::Written));

@@ -7,6 +7,7 @@ use crate::meters::Meters;
 use crate::node::Node;
 use crate::route::{Found, Router};
 use crate::source::{Pool, Source};
+use crate::tls::Connector;
 use crate::worker::End;
 use godwit_kit::Host;
 use godwit_proto::egress::v1::SiteSummary;
@@ -24,6 +25,7 @@ pub struct Shared {
     pub pools: Vec<Pool>,
     pub router: Router,
     pub dialer: Dialer,
+    pub tls: Connector,
     pub limits: Limits,
     pub meters: Meters,
     pub ehlo_domain: String,

@@ -378,7 +378,7 @@ impl Open {
             provider: self.crew.path().provider.clone(),
             egress_pool: delivery.egress_pool,
             peer: Some(peer),
-            tls: None,
+            tls: self.session.tls.clone(),
             size_bytes: facts.size_bytes,
             started: Some(timestamp(facts.started)),
             attempt_trace: Some(trace::of(span)).filter(|trace| !trace.traceparent.is_empty()),

@@ -92,8 +92,12 @@ group! {
         "enable_tls" => enable_tls: EnableTls = EnableTls::Opportunistic,
         "enable_mta_sts" => enable_mta_sts: bool = true,
         "enable_dane" => enable_dane: bool = false,
-        "opportunistic_tls_reconnect_on_failed_handshake" => opportunistic_tls_reconnect_on_failed_handshake: bool = false,
-        /// How long a site whose TLS failed is spoken to without it.
+        /// What the opportunistic policies do where a peer's TLS does not work. True: after a failed handshake the mail goes
+        /// in the clear over a new connection to the same host, and a certificate that is not valid is put up with. False:
+        /// the host is given up, as with the required ones. True by default, unlike elsewhere: who can break a handshake
+        /// can as well take STARTTLS out of the greeting, so refusing mail to such a host protects nothing (RFC 7435).
+        "opportunistic_tls_reconnect_on_failed_handshake" => opportunistic_tls_reconnect_on_failed_handshake: bool = true,
+        /// How long a host whose TLS failed is spoken to without it, where TLS is not required.
         "remember_broken_tls" => remember_broken_tls: Option<Duration> = None,
     }
 }

@@ -242,9 +242,10 @@ macro_rules! choice {
 choice! {
     /// Whether a connection is encrypted, and whether the peer must prove who it is.
     EnableTls {
-        /// Where offered, and then with a valid certificate.
+        /// Where offered. A certificate that is not valid is noted, and still better than none: the connection stays
+        /// encrypted, unless `opportunistic_tls_reconnect_on_failed_handshake` is false.
         Opportunistic,
-        /// Where offered, whatever the certificate.
+        /// Where offered; nobody looks at the certificate.
         OpportunisticInsecure,
         /// Always, with a valid certificate.
         Required,

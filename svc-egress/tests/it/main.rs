@@ -14,5 +14,7 @@ mod routing;
 mod sink;
 mod stop;
 mod throttle;
+mod tls;
+mod tls_peer;
 mod tsa;
 mod world;

@@ -55,11 +55,22 @@ impl Setup {
     }
 
     pub fn shaping(mut self, text: &str) -> Self {
-        let file = std::env::temp_dir().join(format!("{}.toml", MessageId::new()));
-        std::fs::write(&file, text).unwrap();
-        self.config.shaping_files = Some(vec![file.clone()]);
-        self.files.push(file);
+        self.config.shaping_files = Some(vec![self.file("toml", text)]);
         self
+    }
+
+    /// Believes an authority.
+    pub fn trusting(mut self, pem: &str) -> Self {
+        self.config.tls.ca = self.file("pem", pem);
+        self
+    }
+
+    /// Removed with the world.
+    fn file(&mut self, kind: &str, text: &str) -> PathBuf {
+        let file = std::env::temp_dir().join(format!("{}.{kind}", MessageId::new()));
+        std::fs::write(&file, text).unwrap();
+        self.files.push(file.clone());
+        file
     }
 
     pub async fn start(self) -> World {
