@@ -4,6 +4,7 @@ use crate::dns::{Answer, Dns};
 use crate::tls_peer::{Authority, Heard, Manner, Peer, Start};
 use crate::world::{Setup, World};
 use futures::future::join_all;
+use godwit_kit::net::{Memory, Net};
 use godwit_proto::queue::v1::{Outcome, RecipientResult};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -228,6 +229,26 @@ async fn a_large_message_arrives_unchanged() {
     assert_eq!(heard.connection_count, 1);
     assert!(heard.messages.contains(&(true, content.into_bytes())), "not byte for byte what was sent");
     assert!(heard.messages.contains(&(true, MESSAGE.into())));
+}
+
+/// Through a pipe that holds 256 KiB, so that in some of these messages nothing is left to be written but what the
+/// encryption has taken and not passed on.
+#[tokio::test]
+async fn the_end_of_a_message_does_not_stay_behind_whatever_its_length() {
+    let (ours, net) = (Authority::new(), Net::Memory(Memory::default()));
+    let peer = Peer::start_on(&net, Manner::new(Start::Handshake(ours.host("127.0.0.1")))).await;
+    let mut setup = Setup::to(peer.at).trusting(&ours.pem).shaping(&shaping("connection_limit = 1"));
+    setup.net = net;
+    let world = setup.start().await;
+    let lengths = (14..=22).map(|n| n * (16 << 10));
+    for (count, length) in lengths.enumerate() {
+        let content = "x".repeat(62) + "\r\n";
+        let content = content.repeat(length / content.len());
+        world.queue.put(&["a@d.example"], &content);
+        world.queue.outcomes(count + 1).await;
+        assert!(peer.heard().messages.last() == Some(&(true, content.into_bytes())), "{length}");
+    }
+    world.finish().await;
 }
 
 #[tokio::test]

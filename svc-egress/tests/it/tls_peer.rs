@@ -1,5 +1,6 @@
 //! A strict peer that speaks STARTTLS, well or badly, and the authorities that certify it.
 
+use godwit_kit::net::{Connection, Net, Stream};
 use godwit_kit::tls::provider;
 use godwit_proto::id::NodeId;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -10,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -112,17 +112,18 @@ impl Drop for Peer {
 }
 
 impl Peer {
+    /// On a loopback socket.
     pub async fn start(manner: Manner) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        // Little fits at once: who writes much must wait.
-        socket.set_recv_buffer_size(4 << 10).unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(64).unwrap();
+        Self::start_on(&Net::Tcp, manner).await
+    }
+
+    pub async fn start_on(net: &Net, manner: Manner) -> Self {
+        let listener = net.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (at, heard) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Heard::default())));
         let noted = heard.clone();
         let accepting = tokio::spawn(async move {
             let mut sessions = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok(Connection { stream, .. }) = listener.accept().await {
                 noted.lock().unwrap().connection_count += 1;
                 noted.lock().unwrap().open_count += 1;
                 let (manner, noted) = (manner.clone(), noted.clone());
@@ -155,7 +156,7 @@ impl Peer {
 
 type Noted = Arc<Mutex<Heard>>;
 
-async fn session(stream: TcpStream, manner: Manner, heard: Noted) -> io::Result<()> {
+async fn session(stream: Box<dyn Stream>, manner: Manner, heard: Noted) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream.get_mut().write_all(b"220 peer.example\r\n").await?;
     let clear = Talk { encrypted: false, greeted: false, offered: manner.clear, heard: heard.clone() };
@@ -212,7 +213,7 @@ async fn session(stream: TcpStream, manner: Manner, heard: Noted) -> io::Result<
     Ok(())
 }
 
-async fn silence(mut stream: TcpStream) -> io::Result<()> {
+async fn silence(mut stream: Box<dyn Stream>) -> io::Result<()> {
     while stream.read(&mut [0; 1024]).await? > 0 {}
     Ok(())
 }

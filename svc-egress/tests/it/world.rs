@@ -5,6 +5,7 @@ use crate::queue::FakeQueue;
 use crate::throttle::FakeThrottle;
 use crate::tsa::FakeTsa;
 use godwit_kit::Host;
+use godwit_kit::net::Net;
 use godwit_kit::peers::{Peer, Peers};
 use godwit_proto::id::{MessageId, NodeId};
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub struct Setup {
     pub proxy: Option<FakeProxy>,
     /// Beside `queue`.
     pub other_queue: Option<FakeQueue>,
+    pub net: Net,
     files: Vec<PathBuf>,
 }
 
@@ -50,6 +52,7 @@ impl Setup {
             tsa: None,
             proxy: None,
             other_queue: None,
+            net: Net::Tcp,
             files: Vec::new(),
         }
     }
@@ -74,7 +77,7 @@ impl Setup {
     }
 
     pub async fn start(self) -> World {
-        let host = Host::new(NodeId::new());
+        let host = Host { net: self.net, ..Host::new(NodeId::new()) };
         let tsa = self.tsa.map(|tsa| Peers::here(NodeId::new(), Arc::new(tsa) as godwit_proto::tsa::Tsa));
         let queues = [Some(self.queue.clone()), self.other_queue].into_iter().flatten();
         let queue = |queue| Peer::here(NodeId::new(), Arc::new(queue) as godwit_proto::queue::Queue);
