@@ -82,8 +82,8 @@ impl<T: Clone> Peers<T> {
         self.0.peers.is_empty()
     }
 
-    /// Every address, wherever it leads: for who keeps something by address, and asks [`is_listed`](Self::is_listed) before
-    /// it is used.
+    /// Every address, wherever it leads: for who keeps something for each, and asks [`is_listed`](Self::is_listed) before it
+    /// is used.
     pub fn all(&self) -> &[Peer<T>] {
         &self.0.peers
     }
@@ -94,9 +94,13 @@ impl<T: Clone> Peers<T> {
         self.listed().map(|place| self.0.peers[place].clone()).collect()
     }
 
-    /// Whether the peer of this name is among [`each`](Self::each) now.
-    pub fn is_listed(&self, name: &str) -> bool {
-        self.listed().any(|place| self.0.peers[place].name == name)
+    /// Whether the one at this place of [`all`](Self::all) is among [`each`](Self::each) now.
+    pub fn is_listed(&self, place: usize) -> bool {
+        let peers = &self.0.peers;
+        match peers[place].node.get() {
+            Some(node) => peers[..place].iter().all(|before| before.node.get() != Some(node)),
+            None => true,
+        }
     }
 
     /// Asks one; where it is unreachable or full, the next, and so on. The one in this process comes first, the others by
@@ -122,11 +126,7 @@ impl<T: Clone> Peers<T> {
     }
 
     fn listed(&self) -> impl Iterator<Item = usize> {
-        let peers = &self.0.peers;
-        (0..peers.len()).filter(|place| match peers[*place].node.get() {
-            Some(node) => peers[..*place].iter().all(|before| before.node.get() != Some(node)),
-            None => true,
-        })
+        (0..self.0.peers.len()).filter(|place| self.is_listed(*place))
     }
 
     fn order(&self) -> Vec<usize> {
@@ -195,9 +195,9 @@ mod tests {
         assert_eq!(names(), ["here", "a"]);
         let cell = peers.each()[1].node.clone();
         assert_eq!(cell.learn(node), None);
-        assert_eq!((names(), peers.is_listed("a")), (vec!["here".to_string()], false));
+        assert_eq!((names(), peers.is_listed(1)), (vec!["here".to_string()], false));
         assert_eq!(cell.learn(other), Some(node), "another node answers at that address");
-        assert_eq!((names(), peers.is_listed("a")), (vec!["here".to_string(), "a".into()], true));
+        assert_eq!((names(), peers.is_listed(1)), (vec!["here".to_string(), "a".into()], true));
         assert_eq!(cell.learn(other), None);
     }
 }

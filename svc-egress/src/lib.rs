@@ -137,8 +137,8 @@ fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>)
     let meters = Meters::new(&host.metrics);
     let workers = TaskTracker::new();
     let around = Around { host, meters: &meters, lease: config.lease, workers: &workers };
-    let nodes = deps.queues.each().into_iter().enumerate();
-    let nodes = nodes.map(|(index, peer)| Arc::new(Node::start(index, peer, &around))).collect();
+    let nodes = deps.queues.all().iter().enumerate();
+    let nodes = nodes.map(|(index, peer)| Arc::new(Node::start(index, peer.clone(), &around))).collect();
     let own = sources.iter().filter_map(|source| source.address).collect();
     let guard = guard::Guard { allow_networks: config.allow_networks.clone(), own };
     let router = Router::new(config);
@@ -150,6 +150,7 @@ fn share(config: &Config, deps: &Deps, host: &Host, events: mpsc::Sender<Event>)
     Ok(Shared {
         host: host.clone(),
         nodes,
+        queues: deps.queues.clone(),
         sources: sources.into_iter().map(Arc::new).collect(),
         pools,
         router,

@@ -10,7 +10,9 @@ use crate::source::{Pool, Source};
 use crate::tls::Connector;
 use crate::worker::End;
 use godwit_kit::Host;
+use godwit_kit::peers::Peers;
 use godwit_proto::egress::v1::SiteSummary;
+use godwit_proto::queue::Queue;
 use godwit_proto::queue::v1::watch_due_response::LaneDue;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,9 @@ use tokio_util::task::TaskTracker;
 
 pub struct Shared {
     pub host: Host,
+    /// One for each of `queues`.
     pub nodes: Vec<Arc<Node>>,
+    pub queues: Peers<Queue>,
     pub sources: Vec<Arc<Source>>,
     pub pools: Vec<Pool>,
     pub router: Router,

@@ -42,6 +42,8 @@ pub struct State {
     pub stored: HashMap<String, bytes::Bytes>,
     /// Streams of what is due that break at the next change.
     pub streams_broken: usize,
+    /// There is no stream at all.
+    pub streams_refused: bool,
     pub watched: Vec<WatchDueRequest>,
 }
 
@@ -182,6 +184,9 @@ impl QueueService for FakeQueue {
     type WatchEventsStream = Replies<WatchEventsResponse>;
 
     async fn watch_due(&self, request: Request<WatchDueRequest>) -> Result<Response<Self::WatchDueStream>, Status> {
+        if self.change(|state| state.streams_refused) {
+            return Err(Status::unavailable("away"));
+        }
         self.change(|state| state.watched.push(request.into_inner()));
         let (queue, version) = (self.clone(), self.0.version.subscribe());
         // Only what has changed is told again: else each report would wake whoever forgot to set a timer.

@@ -6,7 +6,7 @@ use crate::throttle::FakeThrottle;
 use crate::tsa::FakeTsa;
 use godwit_kit::Host;
 use godwit_kit::net::Net;
-use godwit_kit::peers::{Peer, Peers};
+use godwit_kit::peers::{NodeCell, Peer, Peers};
 use godwit_proto::id::{MessageId, NodeId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ pub struct Setup {
     pub proxy: Option<FakeProxy>,
     /// Beside `queue`.
     pub other_queue: Option<FakeQueue>,
+    /// Of `queue` and `other_queue`.
+    pub queue_nodes: [NodeCell; 2],
     pub net: Net,
     files: Vec<PathBuf>,
 }
@@ -52,6 +54,7 @@ impl Setup {
             tsa: None,
             proxy: None,
             other_queue: None,
+            queue_nodes: [NodeId::new().into(), NodeId::new().into()],
             net: Net::Tcp,
             files: Vec::new(),
         }
@@ -80,8 +83,11 @@ impl Setup {
         let host = Host { net: self.net, ..Host::new(NodeId::new()) };
         let tsa = self.tsa.map(|tsa| Peers::here(NodeId::new(), Arc::new(tsa) as godwit_proto::tsa::Tsa));
         let queues = [Some(self.queue.clone()), self.other_queue].into_iter().flatten();
-        let queue = |queue| Peer::here(NodeId::new(), Arc::new(queue) as godwit_proto::queue::Queue);
-        let queues = queues.map(queue).collect();
+        let queue = |(queue, node)| {
+            let handle = Arc::new(queue) as godwit_proto::queue::Queue;
+            Peer { name: "a queue".into(), handle, node }
+        };
+        let queues = queues.zip(self.queue_nodes).map(queue).collect();
         let proxy = |proxy| Peer::here(NodeId::new(), Arc::new(proxy) as godwit_proto::proxy::Proxy);
         let proxies = self.proxy.into_iter().map(proxy);
         let deps = Deps {

@@ -46,7 +46,7 @@ pub enum Queued {
 
 /// All queue nodes.
 pub struct Road {
-    /// By address.
+    /// One for each of `queues`.
     nodes: Vec<Arc<Node>>,
     queues: Peers<Queue>,
     next: AtomicUsize,
@@ -79,8 +79,8 @@ impl Road {
     /// Each node once, round and round, those that failed a moment ago last. The same idempotency key begins at the same node, since
     /// only that one can know it again.
     fn order(&self, key: &str) -> impl Iterator<Item = &Arc<Node>> {
-        let mut nodes: Vec<&Arc<Node>> =
-            self.nodes.iter().filter(|node| self.queues.is_listed(&node.peer.name)).collect();
+        let listed = self.nodes.iter().enumerate().filter(|(place, _)| self.queues.is_listed(*place));
+        let mut nodes: Vec<&Arc<Node>> = listed.map(|(_, node)| node).collect();
         if key.is_empty() {
             let turn = self.next.fetch_add(1, Ordering::Relaxed) % nodes.len().max(1);
             nodes.rotate_left(turn);

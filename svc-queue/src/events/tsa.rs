@@ -28,9 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts a pusher for each address of a TSA; they end with the host.
 pub fn start(log: &Log, peers: &Peers<Tsa>, host: &Host) {
-    for peer in peers.all() {
+    for (place, peer) in peers.all().iter().enumerate() {
         let pusher = Pusher {
             reporter: log.reporter(&format!("tsa:{}", peer.name)),
+            place,
             name: peer.name.clone(),
             tsa: peer.handle.clone(),
             peers: peers.clone(),
@@ -48,6 +49,8 @@ pub fn start(log: &Log, peers: &Peers<Tsa>, host: &Host) {
 }
 
 struct Pusher {
+    /// Among the peers.
+    place: usize,
     name: String,
     tsa: Tsa,
     peers: Peers<Tsa>,
@@ -83,7 +86,7 @@ impl Pusher {
     }
 
     fn is_listed(&self) -> bool {
-        self.peers.is_listed(&self.name)
+        self.peers.is_listed(self.place)
     }
 
     /// Asks what is wanted, then sends from there on, for as long as this address is used; returns at the first failure.
