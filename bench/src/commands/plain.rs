@@ -33,7 +33,7 @@ pub struct SinkCommand {
     /// Ends when standard input does.
     #[arg(long)]
     until_eof: bool,
-    /// With --keep sums: prints the ids that came, a line each, at the end.
+    /// With --keep sums: prints the ids as they come, a line each.
     #[arg(long)]
     list: bool,
     /// Ends after so many seconds; with --count not reached, that is an error.
@@ -61,6 +61,9 @@ impl SinkCommand {
                 () = tokio::time::sleep(REPORT_EVERY) => {}
             }
             let count = sink.count();
+            if self.list {
+                sink.sums().iter().skip(before).for_each(|(id, _)| println!("{id}"));
+            }
             if count != before {
                 println!(
                     "{count} messages, {} in the last second, {} connections",
@@ -73,9 +76,6 @@ impl SinkCommand {
         if let KeepWhat::Sums = self.keep {
             let sums = sink.sums();
             let ids: HashSet<&str> = sums.iter().map(|(id, _)| id.as_str()).collect();
-            if self.list {
-                ids.iter().for_each(|id| println!("{id}"));
-            }
             println!("{} messages, {} ids", sums.len(), ids.len());
             ensure!(sums.len() == ids.len(), "{} came more than once", sums.len() - ids.len());
         }
