@@ -26,7 +26,7 @@ impl Counts {
         Self::row(domain, &numbers.map(|number| number.to_string()))
     }
 
-    /// All of it in one sentence.
+    /// Of all domains.
     pub fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         all.into_iter().fold(Self::default(), |sum, counts| Self {
             accepted: sum.accepted + counts.accepted,
