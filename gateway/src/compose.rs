@@ -69,7 +69,7 @@ async fn build(config: Config, host: &Host) -> Result<Running> {
     let mut house = House::new(&config.server, &config.peers, tokens.clone(), host)?;
 
     let throttle = match config.throttle {
-        Some(section) => Some(svc_throttle::place(section, &mut house) as throttle::Throttle),
+        Some(section) => Some(svc_throttle::place(section, &mut house).context("throttle")? as throttle::Throttle),
         None => house.first("throttle", throttle::at),
     };
     let own_tsa = match config.tsa {

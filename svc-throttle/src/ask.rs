@@ -77,7 +77,13 @@ fn limit(wire: v1::RateLimit, node: &NodeId, at: &dyn Fn() -> String) -> Result<
     let burst = if wire.burst == 0 { wire.limit } else { wire.burst };
     let key_bytes = wire.key.len();
     let key = stored_key(wire.key, wire.local.then_some(node), at)?;
-    Ok(Limit { key, key_bytes, local: wire.local, count: wire.count, rate: Rate { limit: wire.limit, period_micros, burst } })
+    Ok(Limit {
+        key,
+        key_bytes,
+        local: wire.local,
+        count: wire.count,
+        rate: Rate { limit: wire.limit, period_micros, burst },
+    })
 }
 
 pub(crate) fn refunds(request: v1::RefundRequest) -> Result<Vec<Limit>, Error> {

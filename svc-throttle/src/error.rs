@@ -10,6 +10,8 @@ pub enum Error {
     Unknown { key: String },
     #[error("throttle.keys_max: {keys_max} keys are in use")]
     Full { keys_max: usize },
+    #[error("the store is away: {reason}")]
+    Away { reason: String },
 }
 
 impl Error {
@@ -25,6 +27,7 @@ impl From<Error> for Status {
             Error::Invalid { .. } => Self::invalid_argument(text),
             Error::Unknown { .. } => Self::not_found(text),
             Error::Full { .. } => Self::resource_exhausted(text),
+            Error::Away { .. } => Self::unavailable(text),
         }
     }
 }

@@ -7,7 +7,7 @@ use svc_throttle::{Config, NEEDS};
 
 fn main() -> ExitCode {
     alone::main(NEEDS, async |house: &mut House, section: Config| {
-        svc_throttle::place(section, house);
+        svc_throttle::place(section, house)?;
         Ok(async {}.boxed())
     })
 }

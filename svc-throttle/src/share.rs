@@ -128,8 +128,7 @@ mod tests {
     fn parts_are_equal_and_the_odd_ones_go_by_key() {
         let all = roster(1, &["a", "b", "c"]);
         let parts = |key: &str, total| {
-            let mut parts: Vec<u64> =
-                all.names.iter().map(|name| all.rank(name, key).unwrap().part(total)).collect();
+            let mut parts: Vec<u64> = all.names.iter().map(|name| all.rank(name, key).unwrap().part(total)).collect();
             parts.sort_unstable();
             parts
         };

@@ -1,7 +1,9 @@
-//! The contract of the throttle service: each case runs near and through the whole codec.
+//! The contract of the throttle service: each case runs on each store, near and through the whole codec; and what only
+//! limits do that several nodes share.
 #![allow(clippy::unwrap_used)]
 
 mod listing;
 mod rates;
+mod server;
 mod slots;
 mod world;
