@@ -36,6 +36,10 @@ pub async fn run(shared: Arc<Shared>, node: Arc<Node>) {
             ended = watch(&shared, &node, &mut failures) => ended,
             () = shared.host.stop.requested() => return,
         };
+        if shared.host.stop.is_requested() {
+            // A queue in this process ends with us.
+            return;
+        }
         node.away.store(true, Ordering::Relaxed);
         let pause = match ended {
             Ok(End::LeftOut) => LOOK_EVERY,

@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod dns;
 mod front;
+mod nodes;
 mod reflection;
 mod scenarios;
 mod security;

@@ -2,7 +2,6 @@
 
 use crate::world::{Placement, Settings, World};
 use bench::sink::Obliging;
-use godwit_kit::connect;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -56,9 +55,8 @@ async fn buf_curl_lists_and_calls_every_service() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_answers_for_each_service() {
     let world = World::start(Placement::Spread, Obliging, Settings::default()).await;
-    let places = [("queue", &world.queue_address), ("throttle", &world.throttle_address), ("tsa", &world.tsa_address)];
-    for (service, address) in places {
-        let mut client = HealthClient::new(connect::road(address, None).unwrap().wire);
+    for service in ["queue", "throttle", "tsa"] {
+        let mut client = HealthClient::new(world.wire(service));
         for name in godwit_kit::health::contract_names(service) {
             let asked = client.check(HealthCheckRequest { service: (*name).into() }).await.unwrap();
             assert_eq!(asked.into_inner().status(), ServingStatus::Serving, "{name}");

@@ -1,14 +1,15 @@
-//! The trace of one message, as an OTLP receiver gets it: near and spread alike.
+//! The traces of messages, as an OTLP receiver gets them from real processes: near and spread alike.
 
-use crate::world::{HANG, Placement, Script, Settings, Step, World, of_kind, reply};
-use godwit_kit::config::Telemetry;
-use godwit_kit::telemetry;
+use crate::front::http;
+use crate::world::{Placement, Script, Settings, Step, World, count, reply};
 use godwit_proto::common::v1::EventKind;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use std::collections::BTreeSet;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -31,21 +32,30 @@ impl Seen {
         })
     }
 
-    fn links_to(&self, trace_id: &[u8]) -> bool {
-        self.span.links.iter().any(|link| link.trace_id == trace_id)
+    fn links_to(&self, other: &Seen) -> bool {
+        self.span.links.iter().any(|link| link.span_id == other.span.span_id)
     }
 
-    /// Service, name and kind: the shape of a span.
-    fn shape(&self) -> String {
-        format!("{} {} {}", self.service, self.span.name, self.span.kind)
+    fn status(&self) -> i32 {
+        self.span.status.as_ref().map_or(0, |status| status.code)
     }
 }
 
+/// What of a span must be the same wherever the services run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Shape {
+    service: String,
+    name: String,
+    kind: i32,
+    status: i32,
+    parent: Option<String>,
+    /// The spans that it links to.
+    links: BTreeSet<String>,
+}
+
+/// Takes what exporters send.
 #[derive(Clone, Default)]
-struct Receiver {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    changed: Arc<tokio::sync::Notify>,
-}
+struct Receiver(Arc<Mutex<Vec<Seen>>>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -61,34 +71,9 @@ impl TraceService for Receiver {
                 return Err(Status::invalid_argument("a resource without service.name"));
             };
             let spans = part.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.seen.lock().unwrap().extend(spans.map(|span| Seen { service: service.clone(), span }));
+            self.0.lock().unwrap().extend(spans.map(|span| Seen { service: service.clone(), span }));
         }
-        self.changed.notify_waiters();
         Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Receiver {
-    /// Waits until `found` gives something.
-    async fn wait<T>(&self, what: &str, found: impl Fn(&[Seen]) -> Option<T>) -> T {
-        let waiting = async {
-            loop {
-                let changed = self.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                if let Some(found) = found(&self.seen.lock().unwrap()) {
-                    return found;
-                }
-                changed.await;
-            }
-        };
-        match tokio::time::timeout(HANG, waiting).await {
-            Ok(found) => found,
-            Err(_) => panic!(
-                "no {what} among {:#?}",
-                self.seen.lock().unwrap().iter().map(Seen::shape).collect::<BTreeSet<_>>()
-            ),
-        }
     }
 }
 
@@ -103,74 +88,134 @@ async fn receiver() -> (Receiver, String) {
     (receiver, endpoint)
 }
 
-/// Sends a message whose first attempt fails, checks its traces, and gives back the shapes of its spans.
-async fn traced(placement: Placement, receiver: &Receiver) -> BTreeSet<String> {
-    let script = Script::new([(Step::Rcpt, "a@", reply("451 4.7.1 Later"))]);
-    // A rate, so that tokens are acquired at all.
-    let settings = Settings { shaping_default: "max_message_rate = \"100/s\"".into(), ..Settings::default() };
-    let world = World::start(placement, script, settings).await;
-    let id = world.send(&["a@one.test"], "Subject: x\r\n\r\ny").await.to_string();
-    world.events_until(|events| of_kind(events, EventKind::Delivery).len() == 1).await;
+/// All spans that were received, by id.
+struct Traces(BTreeMap<Vec<u8>, Seen>);
 
-    let of_message = |seen: &[Seen], service: &str| -> Vec<Seen> {
-        let ours =
-            |span: &&Seen| span.service == service && span.attribute("godwit.message.id").as_deref() == Some(&id);
-        seen.iter().filter(ours).cloned().collect()
+impl Traces {
+    fn of_message<'a>(&'a self, id: &'a str, service: &'a str) -> impl Iterator<Item = &'a Seen> {
+        let is_its =
+            move |seen: &&Seen| seen.service == service && seen.attribute("godwit.message.id").as_deref() == Some(id);
+        self.0.values().filter(is_its)
+    }
+
+    fn attempt<'a>(&'a self, id: &'a str, number: &str) -> &'a Seen {
+        let mut attempts = self.of_message(id, "godwit-egress");
+        let found = attempts.find(|span| span.attribute("godwit.attempt").as_deref() == Some(number));
+        found.unwrap_or_else(|| panic!("no attempt {number} of {id}"))
+    }
+
+    /// A message's own traces, and those that they are linked with in either direction.
+    fn around(&self, id: &str) -> Vec<&Seen> {
+        let own: BTreeSet<&[u8]> = self
+            .0
+            .values()
+            .filter(|seen| seen.attribute("godwit.message.id").as_deref() == Some(id))
+            .map(|seen| seen.span.trace_id.as_slice())
+            .collect();
+        let is_own = |seen: &Seen| own.contains(seen.span.trace_id.as_slice());
+        let mut traces = own.clone();
+        for seen in self.0.values() {
+            for link in &seen.span.links {
+                if is_own(seen) {
+                    traces.insert(&link.trace_id);
+                }
+                if own.contains(link.trace_id.as_slice()) {
+                    traces.insert(&seen.span.trace_id);
+                }
+            }
+        }
+        self.0.values().filter(|seen| traces.contains(seen.span.trace_id.as_slice())).collect()
+    }
+
+    fn name(&self, id: &[u8]) -> String {
+        self.0.get(id).map_or_else(|| "elsewhere".into(), |seen| format!("{} {}", seen.service, seen.span.name))
+    }
+
+    fn shape(&self, seen: &Seen) -> Shape {
+        let Span { name, kind, parent_span_id, links, .. } = seen.span.clone();
+        let parent = (!parent_span_id.is_empty()).then(|| self.name(&parent_span_id));
+        let links = links.iter().map(|link| self.name(&link.span_id)).collect();
+        Shape { service: seen.service.clone(), name, kind, status: seen.status(), parent, links }
+    }
+}
+
+/// Sends a message by SMTP and one by HTTP, whose first attempts fail, checks their traces, and gives the shapes of all
+/// spans around them.
+async fn traced(placement: Placement) -> BTreeSet<Shape> {
+    const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (receiver, endpoint) = receiver().await;
+    let later = || reply("451 4.7.1 Later");
+    let script = Script::new([(Step::Rcpt, "a@", later()), (Step::Rcpt, "b@", later())]);
+    let settings = Settings {
+        // A rate, so that tokens are acquired at all.
+        shaping_default: "max_message_rate = \"100/s\"".into(),
+        telemetry: format!("otlp_endpoint = \"{endpoint}\"\nlog_filter = \"warn\""),
+        ..Settings::default()
     };
-    let attempts = receiver
-        .wait("two attempts", |seen| Some(of_message(seen, "godwit-egress")).filter(|attempts| attempts.len() >= 2))
-        .await;
-    let attempt = |number: &str| {
-        let found = attempts.iter().find(|span| span.attribute("godwit.attempt").as_deref() == Some(number));
-        found.unwrap_or_else(|| panic!("no attempt {number} in {attempts:#?}"))
-    };
-    let (first, second) = (attempt("1"), attempt("2"));
-    let injection = &first.span.trace_id;
+    let world = World::start_binaries(placement, script, settings).await;
+    let by_smtp = world.send(&["a@one.test"], "Subject: x\r\n\r\ny").await.to_string();
+    world.drained("queue").await;
+    let body =
+        r#"{"envelope_sender":"s@client.test","recipients":[{"email":"b@one.test"}],"content":"Subject: x\n\ny\n"}"#;
+    let request = format!("POST /api/inject/v1 HTTP/1.1\r\ntraceparent: {CALLER}\r\nX-Ignored:");
+    assert_eq!(http(world.http, &request, body).await.0, 200);
+    let events = world.drained("queue").await;
+    assert_eq!(count(&events, EventKind::TransientFailure), 2);
+    let by_http = events.last().unwrap().message_id.clone().unwrap().value;
+    // A process that ends sends what is left.
+    world.stop().await;
+
+    let seen = std::mem::take(&mut *receiver.0.lock().unwrap());
+    let traces = Traces(seen.into_iter().map(|seen| (seen.span.span_id.clone(), seen)).collect());
+    check(&traces, &by_smtp);
+    check(&traces, &by_http);
+    let caller: Vec<u8> = (0..16).map(|place| u8::from_str_radix(&CALLER[3 + 2 * place..][..2], 16).unwrap()).collect();
+    assert_eq!(traces.attempt(&by_http, "1").span.trace_id, caller, "the caller's trace goes on");
+    [by_smtp, by_http].iter().flat_map(|id| traces.around(id)).map(|seen| traces.shape(seen)).collect()
+}
+
+/// What Jaeger shows of a message.
+fn check(traces: &Traces, id: &str) {
+    let (first, second) = (traces.attempt(id, "1"), traces.attempt(id, "2"));
 
     // Session, enqueue and the first attempt are one trace.
-    let received = receiver
-        .wait("injection", |seen| Some(of_message(seen, "godwit-ingress")).filter(|spans| spans.len() >= 2))
-        .await;
-    assert!(received.iter().all(|span| &span.span.trace_id == injection), "{received:#?}");
-    let parents: BTreeSet<_> = received.iter().map(|span| span.span.span_id.clone()).collect();
-    assert!(parents.contains(&first.span.parent_span_id), "the first attempt is no child of its creation");
-    assert!(first.links_to(injection), "the first attempt has no link to its creation");
-
-    // The queue has its part in it.
-    let stored = receiver.wait("store", |seen| of_message(seen, "godwit-queue").pop()).await;
-    assert_eq!(&stored.span.trace_id, injection, "{stored:#?}");
-    assert!(parents.contains(&stored.span.parent_span_id), "{stored:#?}");
+    let received: Vec<_> = traces.of_message(id, "godwit-ingress").collect();
+    assert!(!received.is_empty());
+    assert!(received.iter().all(|seen| seen.span.trace_id == first.span.trace_id), "{received:#?}");
+    let creation = received.iter().find(|seen| seen.span.span_id == first.span.parent_span_id);
+    let creation = creation.expect("the first attempt is a child of the message's creation");
+    assert_eq!(creation.span.kind, SpanKind::Producer as i32);
+    assert!(first.links_to(creation), "the first attempt has no link to the creation");
+    let of_queue =
+        traces.0.values().any(|seen| seen.service == "godwit-queue" && seen.span.trace_id == first.span.trace_id);
+    assert!(of_queue, "ingress, queue and egress share the trace");
 
     // The retry is a trace of its own, with links to the creation and to the attempt before.
-    assert_ne!(&second.span.trace_id, injection);
+    assert_ne!(second.span.trace_id, first.span.trace_id);
     assert!(second.span.parent_span_id.is_empty(), "{second:#?}");
-    assert!(second.links_to(injection));
-    assert!(second.span.links.iter().any(|link| link.span_id == first.span.span_id), "{second:#?}");
-    assert_eq!(first.span.status.clone().unwrap_or_default().code, 2, "a failed attempt is marked");
+    assert!(second.links_to(creation) && second.links_to(first), "{second:#?}");
+    let statuses = [first, second].map(Seen::status);
+    assert_eq!(statuses, [StatusCode::Error as i32, StatusCode::Unset as i32], "a failed attempt is marked");
 
-    // What serves batches belongs to no one message, and is linked.
-    for (service, name) in [("godwit-queue", "commit"), ("godwit-queue", "lease"), ("godwit-throttle", "acquire")] {
-        let linked = |seen: &[Seen]| {
-            let candidates = seen.iter().filter(|span| span.service == service && span.span.name.contains(name));
-            let mut linked = candidates.filter(|span| {
-                let both = span.links_to(injection) || span.links_to(&second.span.trace_id);
-                let back = attempts.iter().chain(&received).any(|message| message.links_to(&span.span.trace_id));
-                both || back
-            });
-            linked.next().cloned()
+    // What serves batches belongs to no one message, and is linked in both directions.
+    for (service, name) in [("godwit-egress", "lease"), ("godwit-egress", "acquire"), ("godwit-egress", "settle")] {
+        let links_both = |seen: &&&Seen| {
+            seen.service == service
+                && seen.span.name == name
+                && [first, second].iter().any(|attempt| attempt.links_to(seen) && seen.links_to(attempt))
         };
-        receiver.wait(&format!("{service} {name} linked with the message"), linked).await;
+        let around = traces.around(id);
+        assert!(around.iter().any(|seen| links_both(&seen)), "no {service} {name} is linked both ways: {around:#?}");
     }
-    world.stop().await;
-    attempts.iter().chain(&received).chain([&stored]).map(Seen::shape).collect()
+    for (service, name) in [("godwit-queue", "commit"), ("godwit-throttle", "acquire")] {
+        let found = traces.around(id).into_iter().any(|seen| seen.service == service && seen.span.name.contains(name));
+        assert!(found, "no {service} {name} around the message");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_message_has_one_trace_near_and_spread_alike() {
-    let (receiver, endpoint) = receiver().await;
-    let config = Telemetry { otlp_endpoint: endpoint, log_filter: "warn".into(), ..Telemetry::default() };
-    let _guard = telemetry::init(&config, "node_test").unwrap();
-    let near = traced(Placement::Near, &receiver).await;
-    let spread = traced(Placement::Spread, &receiver).await;
-    assert_eq!(near, spread, "the shapes differ");
+    let (near, spread) = tokio::join!(traced(Placement::Near), traced(Placement::Spread));
+    let only = |these: &BTreeSet<Shape>, those: &BTreeSet<Shape>| these - those;
+    assert_eq!(near, spread, "only near {:#?}, only spread {:#?}", only(&near, &spread), only(&spread, &near));
 }
