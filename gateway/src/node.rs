@@ -46,8 +46,12 @@ pub fn write_secret(path: &Path, text: &str) -> Result<()> {
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let draft = path.with_extension("new");
     let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        // One that was left behind would lend its mode.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, path)

@@ -2,6 +2,7 @@
 
 use crate::dial::Dial;
 use crate::peers::{NodeCell, Peer};
+use crate::target::{self, Target};
 use crate::{tls, trace};
 use futures::stream;
 use godwit_proto::{Wire, wire};
@@ -60,8 +61,8 @@ impl Road {
 /// Why there is no road.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{address:?} is not a URL such as https://10.0.0.1:50051")]
-    Address { address: String },
+    #[error("{address:?}: {error}")]
+    Address { address: String, error: target::Error },
     #[error("{address} asks for TLS, and no authority is set for it")]
     NoTls { address: String },
 }
@@ -69,28 +70,25 @@ pub enum Error {
 /// Opens the road to `address`, `http://host:port`, or `https://host:port` for TLS. Must be called within a runtime.
 ///
 /// # Errors
-/// An address that is no URL, or that asks for TLS where `tls` is none.
+/// An address that is none, or that asks for TLS where `tls` is none.
 pub fn road(address: &str, tls: Option<&tls::Client>) -> Result<Road, Error> {
-    let unreadable = || Error::Address { address: address.into() };
-    let uri: http::Uri = address.parse().map_err(|_| unreadable())?;
-    let host = uri.host().ok_or_else(unreadable)?.trim_matches(['[', ']']).to_string();
-    let (tls, default_port) = match uri.scheme_str() {
-        Some("http") => (None, 80),
-        Some("https") => (Some(tls.cloned().ok_or_else(|| Error::NoTls { address: address.into() })?), 443),
-        Some(_) | None => return Err(unreadable()),
+    let refused = |error| Error::Address { address: address.into(), error };
+    let target: Target = address.parse().map_err(refused)?;
+    let tls = match (target.secure, tls) {
+        (false, _) => None,
+        (true, Some(tls)) => Some(tls.clone()),
+        (true, None) => return Err(Error::NoTls { address: address.into() }),
     };
-    let dial = Dial { host, port: uri.port_u16().unwrap_or(default_port), tls };
-    let authority = uri.authority().ok_or_else(unreadable)?;
     // The dial secures the connection; the channel is not to ask for it once more.
-    let channel = Endpoint::from_shared(format!("http://{authority}"))
-        .map_err(|_| unreadable())?
+    let channel = Endpoint::from_shared(format!("http://{}", target.authority()))
+        .map_err(|_| refused(target::Error::Form))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_with_connector_lazy(dial);
+        .connect_with_connector_lazy(Dial { host: target.host, port: target.port, tls });
     let node = NodeCell::default();
     Ok(Road {
         address: address.to_string(),

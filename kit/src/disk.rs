@@ -40,6 +40,18 @@ pub fn node_id(configured: &str, data_dir: &Path) -> Result<NodeId, Error> {
     }
 }
 
+/// For tests: files in a folder of their own.
+#[cfg(test)]
+pub(crate) fn write_all(dir: &Path, files: &[(&str, &str)]) {
+    fs::create_dir_all(dir).unwrap();
+    files.iter().for_each(|(name, text)| fs::write(dir.join(name), text).unwrap());
+}
+
+#[cfg(test)]
+pub(crate) fn remove_all(dir: &Path) {
+    fs::remove_dir_all(dir).unwrap();
+}
+
 fn make(data_dir: &Path, path: PathBuf) -> Result<NodeId, Error> {
     let id = NodeId::new();
     // Whole or not at all: a crash must not leave an empty id.

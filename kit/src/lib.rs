@@ -4,7 +4,7 @@
 //! - [`metrics`]: a registry as a value · [`telemetry`]: logs and traces · [`trace`]: W3C context across calls and disks
 //! - [`tls`]: certificates from files that may change · [`tokens`]: callers without one · [`accept`]: who is at the other end
 //! - [`house`]: a process that is being built · [`alone`]: one service in a process of its own
-//! - [`connect`]: the road to a peer · [`peers`]: services of which there are several · [`call`]: deadlines
+//! - [`connect`]: the road to a peer · [`target`]: where it is · [`peers`]: services of which there are several · [`call`]: deadlines
 //! - [`serve`]: the gRPC server with its layers, reflection and health · [`health`]: who is ready · [`http`]: both, over HTTP · [`roles`]: who may call what
 //!
 //! **Invariants**: knows no service, only contracts. Nothing here is process-wide, save what [`telemetry::init`] sets.
@@ -17,6 +17,7 @@ pub mod call;
 pub mod clock;
 pub mod config;
 pub mod connect;
+mod crowd;
 mod dial;
 pub mod disk;
 mod forward;
@@ -29,6 +30,7 @@ pub mod peers;
 pub mod roles;
 pub mod serve;
 pub mod stop;
+pub mod target;
 pub mod telemetry;
 pub mod tls;
 pub mod tokens;

@@ -50,8 +50,20 @@ struct Service {
     calls: &'static [(&'static str, Role)],
 }
 
-/// The role that a call of this path (`/package.Service/Method`) needs; `None` where it is none of ours.
+/// Whoever reaches the listener may call these.
+const OPEN: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// The role that a call of this path needs; `None` where everyone may. What the table does not know, a newer peer behind a
+/// gateway may: it is for peers.
 pub fn needed(path: &str) -> Option<Role> {
+    let open = |service: &str| OPEN.contains(&service);
+    let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
+    (!service.is_some_and(open)).then(|| listed(path).unwrap_or(Role::Peer))
+}
+
+/// The row of a call, by its path (`/package.Service/Method`).
+pub fn listed(path: &str) -> Option<Role> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let service = TABLE.iter().find(|row| row.name == service)?;
     service.calls.iter().find(|(name, _)| *name == method).map(|(_, role)| *role)
@@ -182,12 +194,30 @@ mod tests {
             for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    assert!(needed(&path).is_some(), "{path} has no role");
+                    assert!(listed(&path).is_some(), "{path} has no role");
                     count += 1;
                 }
             }
         }
         assert_eq!(count, TABLE.iter().map(|row| row.calls.len()).sum::<usize>(), "a row without a call");
+    }
+
+    #[test]
+    fn what_no_row_names_is_for_peers() {
+        for (path, role) in [
+            ("/godwit.queue.v1.QueueService/Lease", Some(Peer)),
+            ("/godwit.tsa.v1.TsaService/List", Some(Read)),
+            ("/godwit.tsa.v1.TsaService/List/", Some(Peer)),
+            ("/godwit.tsa.v1.TsaService/%4Cist", Some(Peer)),
+            ("/godwit.tsa.v1.TsaService/Later", Some(Peer)),
+            ("//godwit.tsa.v1.TsaService/List", Some(Peer)),
+            ("/", Some(Peer)),
+            ("/grpc.health.v1.Health/Check", None),
+            ("/grpc.health.v1.Healthier/Check", Some(Peer)),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None),
+        ] {
+            assert_eq!(needed(path), role, "{path}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The gRPC server of a process: its layers, reflection, health, and the listener with a graceful end.
 
-use crate::accept::{self, Caller};
+use crate::accept::{self, Caller, Entry, Rooms};
 use crate::metrics::Counters;
 use crate::roles::{self, Role};
 use crate::tokens::{Shown, Tokens};
@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -25,6 +26,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const CALLS_PER_CONNECTION_MAX: usize = 4_096;
+/// Streams that are answered for as long as they last are no longer counted as calls.
+const STREAMS_PER_CONNECTION_MAX: u32 = 8_192;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// How long calls under way may take after a stop; then they are cut, and clients that say nothing cannot hold it up.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(15);
@@ -67,6 +70,7 @@ pub async fn serve(host: &Host, entrance: Entrance, routes: Routes) -> Result<So
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         // More at once from one connection is refused, not queued.
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
@@ -77,10 +81,11 @@ pub async fn serve(host: &Host, entrance: Entrance, routes: Routes) -> Result<So
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let stop = host.stop.clone();
+    let (stop, cut) = (host.stop.clone(), CancellationToken::new());
+    let entry = Entry { listener, tls, rooms: Rooms::default(), cut: cut.clone() };
+    let connections = ReceiverStream::new(accept::connections(entry, host));
     host.stop.spawn(async move {
         let stopped = stop.token().cancelled_owned();
-        let connections = ReceiverStream::new(accept::connections(listener, tls, &stop));
         let served = router.serve_with_incoming_shutdown(connections, stopped);
         let late = async {
             stop.requested().await;
@@ -90,7 +95,10 @@ pub async fn serve(host: &Host, entrance: Entrance, routes: Routes) -> Result<So
             served = served => {
                 let _ = served.inspect_err(|error| tracing::error!(%error, "gRPC server ended"));
             }
-            () = late => tracing::info!("gRPC connections cut"),
+            () = late => {
+                cut.cancel();
+                tracing::info!("gRPC connections cut");
+            }
         }
     });
     Ok(bound)
@@ -121,7 +129,7 @@ impl Door {
             (Shown::Nothing, Some(Caller::Plain) | None) => Ok(Role::Peer),
             (Shown::Nothing, Some(Caller::Anonymous)) => Err("no client certificate and no token was shown".into()),
             (Shown::Nothing, Some(Caller::Certified(holder))) => holder.role.ok_or_else(|| {
-                format!("the certificate of {:?} names no role in its organizational unit", holder.name)
+                format!("the certificate of {:?} names no role in its organizational unit, or several", holder.name)
             }),
         }
     }
@@ -129,15 +137,18 @@ impl Door {
     /// # Errors
     /// What a door says of a caller, not of a call: not one of the services' codes, and no near call can have it.
     fn admits(&self, request: &Request<Body>) -> Result<(), Status> {
-        let Some(needed) = roles::needed(request.uri().path()) else { return Ok(()) };
+        let path = request.uri().path();
+        let Some(needed) = roles::needed(path) else { return Ok(()) };
         // Only calls that are in the table: a label that no stranger can choose.
-        self.calls.with_label_values(&[request.uri().path()]).inc();
+        if roles::listed(path).is_some() {
+            self.calls.with_label_values(&[path]).inc();
+        }
         let refused = match self.role(request) {
             Ok(role) if role.may(needed) => return Ok(()),
-            Ok(role) => format!("the role {} may not call {}", role.name(), request.uri().path()),
+            Ok(role) => format!("the role {} may not call {path}", role.name()),
             Err(why) => why,
         };
-        tracing::warn!(path = request.uri().path(), caller = ?request.extensions().get::<Caller>(), refused, "call refused");
+        tracing::warn!(path, caller = ?request.extensions().get::<Caller>(), refused, "call refused");
         Err(Status::permission_denied(format!("{refused}; the call needs the role {}", needed.name())))
     }
 }
@@ -204,6 +215,45 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use godwit_proto::id::NodeId;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// A client that greets and then is silent: it answers neither the farewell nor a ping.
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_do_not_end_are_cut_after_a_stop() {
+        let host = Host::new(NodeId::new());
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let entrance = Entrance { listen, tls: None, tokens: Tokens::default() };
+        let at = serve(&host, entrance, Routes::default()).await.unwrap();
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        client.read_u8().await.unwrap();
+        let began = tokio::time::Instant::now();
+        host.stop.request();
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        // On the test's clock; the server's own pings would find out only later.
+        assert_eq!(began.elapsed().as_secs(), DRAIN_TIME_MAX.as_secs());
+        assert!(host.stop.finish(Duration::from_secs(1)).await);
+    }
+
+    #[test]
+    fn the_door_opens_to_strangers_for_nothing_but_health_and_reflection() {
+        let door = Door::new(&Host::new(NodeId::new()), Tokens::default());
+        let asked = |path: &str, caller: Caller| {
+            let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            request.extensions_mut().insert(caller);
+            door.admits(&request).map_err(|status| status.message().to_string())
+        };
+        let service = "godwit.queue.v1.QueueService";
+        for path in ["Lease", "Lease/", "%4Cease", "Later", ""].map(|call| format!("/{service}/{call}")) {
+            let refused = asked(&path, Caller::Anonymous).unwrap_err();
+            assert!(refused.contains("no client certificate") && refused.contains("role peer"), "{path}: {refused}");
+            assert_eq!(asked(&path, Caller::Plain), Ok(()), "{path}");
+        }
+        assert_eq!(asked("/grpc.health.v1.Health/Check", Caller::Anonymous), Ok(()));
+    }
 
     #[test]
     fn a_call_too_large_is_refused_far_as_near() {

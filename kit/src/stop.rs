@@ -64,13 +64,20 @@ impl Stop {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// SIGHUP has files looked at; where nothing follows any, it must not end the process.
+    #[allow(dead_code, reason = "being there is what it does")]
+    hangup: Signal,
 }
 
 impl Signals {
     /// # Errors
     /// Where the system gives no signal handlers.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Returns once one came.
@@ -79,5 +86,19 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a handler it would end this process.
+    #[tokio::test]
+    async fn a_hangup_ends_no_process() {
+        let mut signals = Signals::listen().unwrap();
+        let told = std::process::Command::new("kill").args(["-HUP", &std::process::id().to_string()]).status().unwrap();
+        assert!(told.success());
+        signals.hangup.recv().await.unwrap();
     }
 }

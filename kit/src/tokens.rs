@@ -38,7 +38,12 @@ impl Tokens {
 
     /// Whose token the request carries.
     pub fn shown(&self, headers: &HeaderMap) -> Shown<'_> {
-        let Some(value) = headers.get(AUTHORIZATION) else { return Shown::Nothing };
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Shown::Nothing };
+        // Of two, another on the way may have judged the other.
+        if values.next().is_some() {
+            return Shown::Unknown;
+        }
         let Some(token) = value.to_str().ok().and_then(bearer) else { return Shown::Unknown };
         // Digests are compared, so that the time it takes tells nothing about a token.
         let given: [u8; 32] = Sha256::digest(token).into();
@@ -61,7 +66,9 @@ impl Tokens {
 
 /// The scheme's name is written as one likes (RFC 9110 section 11.1).
 fn bearer(value: &str) -> Option<&str> {
-    value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token)
+    let (scheme, token) = value.split_once(' ')?;
+    // The digest of nothing is what an unset variable gives.
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// A SHA-256 as 64 hexadecimal digits.
@@ -109,6 +116,19 @@ mod tests {
         ] {
             assert_eq!(shown(Some(value)), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn neither_nothing_nor_two_tokens_are_a_token() {
+        let holder = Holder { name: "app".into(), role: Role::Inject };
+        let tokens = Tokens::new(["", "secret"].map(|token| (Sha256::digest(token).into(), holder.clone())));
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer ".parse().unwrap());
+        assert_eq!(tokens.shown(&headers), Shown::Unknown);
+        headers.insert(AUTHORIZATION, "Bearer secret".parse().unwrap());
+        assert_eq!(tokens.shown(&headers), Shown::Known(&holder));
+        headers.append(AUTHORIZATION, "Bearer secret".parse().unwrap());
+        assert_eq!(tokens.shown(&headers), Shown::Unknown);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::node;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use godwit_kit::roles::Role;
+use godwit_kit::tls;
 use std::path::{Path, PathBuf};
 
 /// Certificates outlive no authority, and no lab.
@@ -37,7 +38,10 @@ impl Certs {
         ensure!((1..=DAYS_MAX).contains(&self.days), "--days {}: must be 1 to {DAYS_MAX}", self.days);
         for name in &self.names {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-            ensure!(name.chars().all(plain) && !name.starts_with('.'), "{name:?}: must be a host's name");
+            ensure!(
+                !name.is_empty() && name.chars().all(plain) && !name.starts_with('.'),
+                "{name:?}: must be a host's name"
+            );
             ensure!(name != "ca", "ca is the authority's own name");
         }
         let authority = authority(&self.dir)?;
@@ -54,7 +58,12 @@ impl Certs {
 fn authority(dir: &Path) -> Result<Authority> {
     let (cert, key) = paths(dir, "ca");
     match (node::read_text(&cert)?, node::read_text(&key)?) {
-        (Some(cert), Some(key)) => Authority::load(Pair { cert, key }),
+        (Some(text), Some(secret)) => {
+            let own = tls::ServerFiles { cert, key, ..tls::ServerFiles::default() };
+            // What a key that is not the authority's signed, nobody would believe.
+            tls::Server::load(own)?;
+            Authority::load(Pair { cert: text, key: secret })
+        }
         (None, None) => {
             let (authority, pair) = Authority::create()?;
             write(dir, "ca", &pair)?;

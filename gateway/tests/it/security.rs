@@ -8,7 +8,11 @@ use godwit_kit::{connect, tls};
 use godwit_proto::throttle::v1::{AcquireRequest, ListRequest};
 use godwit_proto::throttle::{self, Throttle};
 use sha2::{Digest, Sha256};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::http;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -178,12 +182,39 @@ fn certificates_that_cannot_be_used_are_named_with_their_files() {
             "[throttle]\n[peers]\nqueue = \"https://a:1\"\n".into(),
             "peers.queue[0]: https://a:1 asks for TLS: set peers.tls",
         ),
+        ("[throttle]\n[peers]\nqueue = \"http://127.0.0.1:500511\"\n".into(), "its port must be 1 to 65535"),
         ("[throttle]\n[peers]\nqueue = \"http://a:1\"\n".into(), "peers.queue[0]: http://a:1 is beyond loopback"),
         ("[throttle]\n[server]\nlisten = \"0.0.0.0:1\"\n".into(), "server.listen: gRPC without TLS beyond loopback"),
     ] {
         let faults = check(&text);
         assert!(faults.contains(says), "{says:?} is not in\n{faults}");
     }
+}
+
+#[test]
+fn the_command_makes_certificates_that_are_believed_or_none() {
+    let folder = Folder::new();
+    let certs = |dir: &str, name: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_godwit"));
+        let output = command.args(["certs", name, "--dir"]).arg(folder.path().join(dir)).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    };
+    let mode = |file: &str| std::fs::metadata(folder.path().join(file)).unwrap().permissions().mode() & 0o777;
+    certs("one", "queue").unwrap();
+    // What a run that was cut short left behind.
+    std::fs::write(folder.path().join("one/egress.new"), "").unwrap();
+    certs("one", "egress").unwrap();
+    for key in ["ca", "queue", "egress"] {
+        assert_eq!(mode(&format!("one/{key}.key")), 0o600, "{key}");
+    }
+    for name in ["", "..", ".x", "a/b", "*", "ü", "ca"] {
+        let refused = certs("one", name).expect_err(name);
+        assert!(refused.contains(if name == "ca" { "own name" } else { "must be a host's name" }), "{refused}");
+    }
+    certs("two", "queue").unwrap();
+    std::fs::copy(folder.path().join("two/ca.key"), folder.path().join("one/ca.key")).unwrap();
+    let refused = certs("one", "tsa").expect_err("signed by the wrong key");
+    assert!(refused.contains("ca.pem") && refused.contains("do not go together"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,6 +243,13 @@ async fn a_gateway_hands_calls_on_and_judges_the_callers_itself() {
     list(&reader, None).await.unwrap();
     // Who may not is refused at the door, although the gateway itself may.
     refused(acquire(&reader).await, Code::PermissionDenied, &["role read"]);
+    // Nor does it hand on what it does not know: the service behind it may.
+    let unknown = http::Request::builder().method("POST").uri("/godwit.throttle.v1.ThrottleService/Later");
+    let mut wire = connect::road(&address, Some(&files("other", Role::Read))).unwrap().wire;
+    std::future::poll_fn(|context| GrpcService::poll_ready(&mut wire, context)).await.unwrap();
+    let answer = GrpcService::call(&mut wire, unknown.body(Body::empty()).unwrap()).await;
+    let refusal = answer.map_or_else(|status| status, |answer| Status::from_header_map(answer.headers()).unwrap());
+    refused(Err(refusal), Code::PermissionDenied, &["role read", "Later", "needs the role peer"]);
     let peer = caller(files("peer", Role::Peer));
     acquire(&peer).await.unwrap();
     let answer = peer.list(Request::new(ListRequest::default())).await.unwrap();

@@ -1,11 +1,12 @@
 //! The sections that every process has: `[server]`, `[telemetry]`, `[peers]`.
 
 use super::{Faults, Section};
+use crate::target::Target;
 use crate::tls;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `[server]`: this process's gRPC listener and its folder.
@@ -246,30 +247,12 @@ impl Peers {
     }
 }
 
-/// What an address says.
-struct Target {
-    secure: bool,
-    loopback: bool,
-}
-
-fn target(address: &str) -> Option<Target> {
-    let uri = address.parse::<http::Uri>().ok()?;
-    let host = uri.host()?.trim_matches(['[', ']']);
-    let secure = match uri.scheme_str()? {
-        "http" => false,
-        "https" => true,
-        _ => return None,
-    };
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    Some(Target { secure, loopback })
-}
-
 impl Peers {
     /// Peers that would be called without TLS beyond loopback, which only `server.allow_plaintext` allows.
     pub fn check_plaintext(&self, server: &Server, faults: &mut Faults) {
         for (service, addresses) in self.all().into_iter().filter(|_| !server.allow_plaintext) {
             for (place, address) in addresses.iter().enumerate() {
-                if target(address).is_some_and(|target| !target.secure && !target.loopback) {
+                if address.parse::<Target>().is_ok_and(|target| !target.secure && !target.is_loopback()) {
                     let what = format!(
                         "{address} is beyond loopback and without TLS: use https, or server.allow_plaintext to allow it"
                     );
@@ -291,12 +274,12 @@ impl Section for Peers {
         for (service, addresses) in self.all() {
             for (place, address) in addresses.iter().enumerate() {
                 let key = format!("peers.{service}[{place}]");
-                match target(address) {
-                    Some(Target { secure: true, .. }) if !self.tls.is_set() => {
+                match address.parse() {
+                    Ok(Target { secure: true, .. }) if !self.tls.is_set() => {
                         faults.add(key, format!("{address} asks for TLS: set peers.tls"));
                     }
-                    Some(_) => {}
-                    None => faults.add(key, format!("{address:?} is not a URL such as https://10.0.0.1:50051")),
+                    Ok(_) => {}
+                    Err(error) => faults.add(key, format!("{address:?}: {error}")),
                 }
             }
         }
