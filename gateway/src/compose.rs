@@ -4,17 +4,13 @@
 use crate::config::{self, Config, Gateway};
 use crate::http;
 use anyhow::{Context, Result};
+use godwit_kit::alone::CLOSING;
+pub use godwit_kit::alone::GRACE;
 use godwit_kit::config::Document;
 use godwit_kit::{Host, House, disk};
 use godwit_proto::{ingress, proxy, queue, throttle, tsa};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a stop may take.
-pub const GRACE: Duration = Duration::from_secs(30);
-/// What of it is kept for the queue's log to be sealed.
-const SEAL: Duration = Duration::from_secs(5);
 
 /// A process that runs.
 pub struct Running {
@@ -32,9 +28,9 @@ impl Running {
     /// Stops accepting, finishes what is in hand, seals the queue's log, and ends; false where something still runs
     /// after [`GRACE`].
     pub async fn stop(&self) -> bool {
-        let finished = self.host.stop.finish(GRACE.saturating_sub(SEAL)).await;
+        let finished = self.host.stop.finish(GRACE.saturating_sub(CLOSING)).await;
         let sealed = match &self.queue {
-            Some(queue) => tokio::time::timeout(SEAL, queue.close()).await.is_ok(),
+            Some(queue) => tokio::time::timeout(CLOSING, queue.close()).await.is_ok(),
             None => true,
         };
         finished && sealed

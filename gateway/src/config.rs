@@ -12,9 +12,6 @@ pub const SERVICES: [&str; 6] = ["throttle", "tsa", "proxy", "queue", "ingress",
 /// What the gateway cannot do without.
 pub const GATEWAY_NEEDS: &[&str] = &["ingress"];
 
-/// Sections that are no services.
-const OTHERS: [&str; 4] = ["server", "telemetry", "peers", "gateway"];
-
 /// What one service needs, here or as a peer.
 pub fn needs(service: &str) -> &'static [&'static str] {
     match service {
@@ -113,11 +110,7 @@ impl Config {
     /// Every fault, each with its key path.
     pub fn read(document: &Document) -> Result<Self, Faults> {
         let faults = &mut Faults::default();
-        for name in document.section_names() {
-            if !SERVICES.contains(&name) && !OTHERS.contains(&name) {
-                faults.add(name, "no such section");
-            }
-        }
+        document.check_names(faults);
         let mut config = Self {
             server: document.section_or_default(faults),
             telemetry: document.section_or_default(faults),

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How long a stop may take.
 pub const GRACE: Duration = Duration::from_secs(30);
 /// What of it is kept for what a service does last.
-const CLOSING: Duration = Duration::from_secs(5);
+pub const CLOSING: Duration = Duration::from_secs(5);
 
 /// What a service does once all of its tasks have ended.
 pub type Closing = BoxFuture<'static, ()>;
@@ -51,6 +51,7 @@ pub fn main<C: Section>(
     let arguments = Arguments::parse();
     let ran = read::<C>(&arguments, needs).map_err(Failure::from).and_then(|config| {
         if arguments.check {
+            println!("the configuration is valid; this process would run {}", C::NAME);
             return Ok(());
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -69,6 +70,7 @@ fn read<C: Section>(arguments: &Arguments, needs: &[&str]) -> Result<Config<C>, 
     let mut document = Document::load(arguments.config.as_deref(), std::env::vars_os(), &arguments.set)?;
     document.ensure(C::NAME);
     let faults = &mut Faults::default();
+    document.check_names(faults);
     let (server, telemetry) = (document.section_or_default::<Server>(faults), document.section_or_default(faults));
     let peers: Peers = document.section_or_default(faults);
     peers.check_plaintext(&server, faults);

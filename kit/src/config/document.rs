@@ -7,6 +7,10 @@ use std::fmt;
 use std::path::Path;
 use toml::{Table, Value};
 
+/// All that a document may have, whichever process reads it.
+const SECTIONS: [&str; 10] =
+    ["server", "telemetry", "peers", "throttle", "tsa", "proxy", "queue", "ingress", "egress", "gateway"];
+
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -104,8 +108,11 @@ impl Document {
         self.table.contains_key(section)
     }
 
-    pub fn section_names(&self) -> impl Iterator<Item = &str> {
-        self.table.keys().map(String::as_str)
+    /// A section of a name that nobody reads would be one that does nothing.
+    pub fn check_names(&self, faults: &mut Faults) {
+        for name in self.table.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
+            faults.add(name, "no such section");
+        }
     }
 
     /// Makes sure that a section is there, empty if need be.
