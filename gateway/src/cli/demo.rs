@@ -22,9 +22,8 @@ pub struct Demo {
 
 impl Demo {
     pub async fn run(self) -> Result<()> {
-        // What is told goes to standard output; only what goes wrong is worth the log, and not that services which end miss
-        // each other.
-        let quiet = Telemetry { log_filter: "warn,godwit_kit::health=error".into(), ..Telemetry::default() };
+        // What is told goes to standard output. Here is only what goes wrong, and not that services which end miss each other.
+        let quiet = Telemetry { log_filter: "error,gateway=warn".into(), ..Telemetry::default() };
         telemetry::init(&quiet, "")?;
         let length = Duration::from_secs(self.seconds);
         demo::run(Wish { length, messages_per_second: self.rate, keep: self.keep }).await
