@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr};
 
-use godwit_kit::tls;
+use godwit_kit::{connect::NOT_SENT, tls};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -36,7 +37,12 @@ impl From<Error> for Status {
             Error::Invalid { .. } => Self::invalid_argument(text),
             Error::SessionUnknown(_) => Self::not_found(text),
             Error::DataInFlight { .. } => Self::resource_exhausted(text),
-            Error::Stopping => Self::unavailable(text),
+            Error::Stopping => {
+                let mut status = Self::unavailable(text);
+                // Said before anything was begun: another ingress may be asked.
+                status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
+                status
+            }
             Error::Listen { .. } | Error::Tls { .. } => Self::internal(text),
         }
     }

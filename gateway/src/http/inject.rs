@@ -174,12 +174,20 @@ fn plain(value: &serde_json::Value) -> String {
 async fn ask(door: &Door, request: InjectRequest) -> Result<Vec<Injected>, Refusal> {
     let called = door.ingresses.any(|ingress| {
         let request = tonic::Request::new(request.clone());
-        async move { ingress.inject(request).await }
+        async move { ingress.inject(request).await.map_err(known) }
     });
     match call::within(DEADLINE, called).await {
         Ok(answer) => Ok(answer.into_inner().results),
         Err(status) => Err((http_status(&status), status.message().to_string())),
     }
+}
+
+/// A call that may have been done is not made again at another ingress: mail would go out twice.
+fn known(status: tonic::Status) -> tonic::Status {
+    if status.code() == tonic::Code::Unavailable && !call::surely_not_started(&status) {
+        return tonic::Status::deadline_exceeded(format!("what became of it is not known: {}", status.message()));
+    }
+    status
 }
 
 /// What a failed call means to an HTTP client.
@@ -227,4 +235,20 @@ fn unprocessable(invalid: Invalid) -> Refusal {
 fn caller(headers: &HeaderMap) -> godwit_proto::common::v1::TraceContext {
     let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_string();
     godwit_proto::common::v1::TraceContext { traceparent: get("traceparent"), tracestate: get("tracestate") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+
+    #[test]
+    fn only_what_surely_was_not_done_is_asked_of_another_ingress() {
+        let mut refused = Status::unavailable("stopping");
+        refused.metadata_mut().insert(godwit_kit::connect::NOT_SENT, "1".parse().unwrap());
+        assert_eq!(known(refused).code(), tonic::Code::Unavailable);
+        assert_eq!(known(Status::resource_exhausted("full")).code(), tonic::Code::ResourceExhausted);
+        let lost = known(Status::unavailable("broken pipe"));
+        assert_eq!(http_status(&lost), StatusCode::GATEWAY_TIMEOUT);
+    }
 }
