@@ -44,6 +44,7 @@ scenarios! {
     queues::answer_to_enqueue_lost
     queues::small_backlog_beside_a_large_one
     queues::queue_killed_under_load
+    queues::queue_on_a_new_disk
     queues::queue_away_when_ingress_starts
     queues::queue_away_when_egress_starts
     egresses::egress_dies

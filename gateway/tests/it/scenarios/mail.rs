@@ -84,7 +84,8 @@ pub async fn some_recipients_refused(placement: Placement) {
 pub async fn peer_disconnects_in_data(placement: Placement) {
     let script = Script::new([(Step::Content, "", Action::Close)]);
     let world = World::start(placement, script, Settings::default()).await;
-    let large = format!("Subject: large\r\n\r\n{}", "line\r\n".repeat(200_000));
+    // More than sockets hold: the peer is gone before all of it is on its way.
+    let large = format!("Subject: large\r\n\r\n{}", "line\r\n".repeat(2_000_000));
     world.send(&["a@one.test"], &large).await;
     let events = world.events_until(|events| count(events, EventKind::Delivery) == 1).await;
     law(&events);

@@ -128,6 +128,40 @@ pub async fn queue_killed_under_load(placement: Placement) {
     world.stop().await;
 }
 
+pub async fn queue_on_a_new_disk(placement: Placement) {
+    let settings = Settings { without_egress: true, ..Settings::default() };
+    let world = World::start(placement, Obliging, settings).await;
+    let second = world.start_queue("queue-2").await;
+    let ingress = world.start_ingress("ingress-2", &BOTH).await;
+    let egress = world.start_egress("egress-1", &BOTH).await;
+    let smtp = world.listener("ingress-2", "smtp");
+    let delivered = async |messages: usize| {
+        for _ in 0..messages {
+            send_to(smtp, &["a@one.test"], CONTENT).await.unwrap();
+        }
+        let (first, rest) = (world.drained("queue").await, world.drained("queue-2").await);
+        law(&first);
+        law(&rest);
+        assert!(count(&rest, EventKind::Delivery) > 0, "the second queue was given nothing");
+        (count(&first, EventKind::Delivery), count(&rest, EventKind::Delivery))
+    };
+    let (first, before) = delivered(20).await;
+    assert_eq!(first + before, 20);
+    let log = async || events_until(&world.queue_of("queue-2"), |events| !events.is_empty()).await[0].log_id.clone();
+    let old = log().await;
+    second.kill().await;
+    std::fs::remove_dir_all(world.data_dir("queue-2")).unwrap();
+    // Another node, at an address where all others knew the old one.
+    let second = world.start_queue("queue-2").await;
+    let (first, after) = delivered(20).await;
+    assert_eq!((first + before + after, world.sink.count()), (40, 40));
+    assert_ne!(log().await, old, "a new disk has a log of its own");
+    egress.stop().await;
+    ingress.stop().await;
+    second.stop().await;
+    world.stop().await;
+}
+
 pub async fn queue_away_when_ingress_starts(placement: Placement) {
     const CONTRACT: &str = "godwit.ingress.v1.IngressService";
     let settings = Settings { without_egress: true, ..Settings::default() };
