@@ -8,8 +8,12 @@ pub const LEASE_MESSAGES_MAX: u32 = 64;
 pub const LEASE_BYTES_MAX: u64 = 8 << 20;
 /// A lease should be worked off in about this long, so that nothing waits behind a slow peer while others are free.
 const LEASE_WORK: Duration = Duration::from_secs(2);
+/// The same where rates are limited: what is in hand comes to the peer later than its tokens were taken, on top of what
+/// is allowed then.
+const LEASE_WORK_RATED: Duration = Duration::from_millis(100);
 /// Deliveries of a connection's first lease: nothing is known of the peer's pace.
 const LEASE_FIRST_MAX: u32 = 16;
+const LEASE_FIRST_RATED_MAX: u32 = 4;
 
 /// Connections for `backlog` messages, due or in hand: few for a few, near the limit only for many.
 pub fn connections(limit: u32, backlog: u64) -> u32 {
@@ -32,14 +36,18 @@ pub struct Pace {
     pub left: u32,
     /// How long a transaction takes here; `None` before the first.
     pub each: Option<Duration>,
+    /// Tokens are taken for each.
+    pub is_rated: bool,
 }
 
 /// Deliveries to lease at once; at least one while the connection may make any.
 pub fn lease_messages(pace: Pace) -> u32 {
     let share = pace.backlog.div_ceil(u64::from(pace.connections.max(1)));
+    let (work, first) =
+        if pace.is_rated { (LEASE_WORK_RATED, LEASE_FIRST_RATED_MAX) } else { (LEASE_WORK, LEASE_FIRST_MAX) };
     let by_pace = match pace.each {
-        None => LEASE_FIRST_MAX,
-        Some(each) => (LEASE_WORK.as_micros() / each.as_micros().max(1)).min(u128::from(LEASE_MESSAGES_MAX)) as u32,
+        None => first,
+        Some(each) => (work.as_micros() / each.as_micros().max(1)).min(u128::from(LEASE_MESSAGES_MAX)) as u32,
     };
     let most = by_pace.clamp(1, LEASE_MESSAGES_MAX).min(pace.left);
     u32::try_from(share).unwrap_or(u32::MAX).max(1).min(most)
@@ -70,12 +78,17 @@ mod tests {
 
     #[test]
     fn leases_follow_share_pace_and_what_is_left() {
-        let pace = Pace { backlog: 10_000, connections: 32, left: 1024, each: Some(Duration::from_millis(4)) };
+        let each = Some(Duration::from_millis(4));
+        let pace = Pace { backlog: 10_000, connections: 32, left: 1024, each, is_rated: false };
         assert_eq!(lease_messages(pace), 64);
         assert_eq!(lease_messages(Pace { backlog: 64, ..pace }), 2);
         assert_eq!(lease_messages(Pace { left: 5, ..pace }), 5);
         assert_eq!(lease_messages(Pace { left: 0, ..pace }), 0);
         assert_eq!(lease_messages(Pace { each: None, ..pace }), LEASE_FIRST_MAX);
+        let rated = Pace { is_rated: true, ..pace };
+        assert_eq!(lease_messages(rated), 25, "little waits in hand");
+        assert_eq!(lease_messages(Pace { each: Some(Duration::from_millis(300)), ..rated }), 1);
+        assert_eq!(lease_messages(Pace { each: None, ..rated }), LEASE_FIRST_RATED_MAX);
         assert_eq!(lease_messages(Pace { each: Some(Duration::from_secs(600)), ..pace }), 1);
         assert_eq!(lease_messages(Pace { backlog: 0, connections: 0, ..pace }), 1);
     }

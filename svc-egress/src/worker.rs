@@ -187,6 +187,7 @@ impl Open {
             connections: plan::connections(path.connection_limit(), pick.backlog).max(connected),
             left: path.path.connections.max_deliveries_per_connection.saturating_sub(self.sent_count).max(1),
             each: self.each,
+            is_rated: !path.message_rates.is_empty(),
         });
         let acquire =
             if path.message_rates.is_empty() { Span::none() } else { batch_span("acquire", &self.crew.site.name) };
