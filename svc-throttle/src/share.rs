@@ -96,6 +96,14 @@ impl Rosters {
         [self.agreed.rank(name, key), next]
     }
 
+    /// Into how many shares limits fall at least, one of them `name`'s; 0: it has none.
+    pub fn share_count(&self, name: &str) -> usize {
+        let rosters = [Some(&self.agreed), self.next.as_ref()].into_iter().flatten();
+        let counts = rosters.map(|roster| roster.rank(name, "").map_or(0, |rank| rank.of as usize));
+        let counts: Vec<usize> = counts.collect();
+        if counts.contains(&0) { 0 } else { counts.into_iter().max().unwrap_or(0) }
+    }
+
     /// The latest version that is here.
     pub fn seen(&self) -> u64 {
         self.next.as_ref().map_or(self.agreed.version, |next| next.version)
@@ -159,7 +167,7 @@ mod tests {
         assert_eq!(both.own_rate("b", "k", rate(100, 100)), None);
         assert_eq!(both.kept_rate("a", "k", rate(100, 100)), Part { limit: 100, burst: 100 });
         assert_eq!(both.kept_rate("b", "k", rate(100, 100)), Part { limit: 50, burst: 50 });
-        assert_eq!(both.seen(), 2);
+        assert_eq!((both.seen(), both.share_count("a"), both.share_count("b")), (2, 2, 0));
     }
 
     fn names() -> impl Strategy<Value = Vec<String>> {

@@ -174,6 +174,11 @@ impl Tenure {
         })
     }
 
+    /// When the lease has surely ended, by the store's clock.
+    pub fn ended(&self) -> u64 {
+        self.lease_gone()
+    }
+
     fn has_ended(&self, now: u64) -> bool {
         self.left_micros(now) == 0
     }

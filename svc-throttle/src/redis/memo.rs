@@ -25,6 +25,15 @@ impl Debt {
     }
 }
 
+/// A slot that was said to be kept while Redis did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    pub key: String,
+    pub slot: SlotId,
+    /// By this node's own clock.
+    pub until: u64,
+}
+
 /// What is held of one key through this node.
 #[derive(Debug, Clone, Default)]
 pub struct Holding {
@@ -51,11 +60,13 @@ pub struct Memo {
     keys_max: usize,
     debts: HashMap<Box<str>, Debt>,
     slots: HashMap<Box<str>, Holding>,
+    /// Slots that were said to be kept while Redis did not answer: until when, by this node's own clock.
+    promises: HashMap<(Box<str>, SlotId), u64>,
 }
 
 impl Memo {
     pub fn new(keys_max: usize) -> Self {
-        Self { keys_max, debts: HashMap::new(), slots: HashMap::new() }
+        Self { keys_max, debts: HashMap::new(), slots: HashMap::new(), promises: HashMap::new() }
     }
 
     pub fn key_count(&self) -> usize {
@@ -117,12 +128,47 @@ impl Memo {
 
     /// A heartbeat was answered: until when, or that the slot is lost but still counts until it runs out.
     pub fn keeps(&mut self, key: &str, slot: SlotId, (until, ttl): (u64, u64)) {
+        self.promises.remove(&(key.into(), slot));
         let Some(held) = self.slots.get_mut(key).and_then(|holding| holding.held.get_mut(&slot)) else {
             // From before this process.
             self.slots.entry(key.into()).or_default().held.insert(slot, Held::new("", (until, ttl), false));
             return;
         };
         *held = Held::new(&held.holder, (held.until_micros().max(until), ttl), held.ending);
+    }
+
+    pub fn promise(&mut self, key: &str, slot: SlotId, until: u64) {
+        let promised = self.promises.entry((key.into(), slot)).or_default();
+        *promised = until.max(*promised);
+    }
+
+    pub fn promised(&self, key: &str, slot: SlotId) -> u64 {
+        self.promises.get(&(key.into(), slot)).copied().unwrap_or(0)
+    }
+
+    pub fn has_promises(&self) -> bool {
+        !self.promises.is_empty()
+    }
+
+    pub fn promises(&self) -> Vec<Promise> {
+        let promise = |((key, slot), until): (&(Box<str>, SlotId), &u64)| Promise {
+            key: key.to_string(),
+            slot: *slot,
+            until: *until,
+        };
+        self.promises.iter().map(promise).collect()
+    }
+
+    /// Redis knows of it: the slot lasts until then by its clock.
+    pub fn promise_is_known(&mut self, promise: &Promise, until: u64) {
+        let (key, slot) = (&*promise.key, promise.slot);
+        let place = (key.into(), slot);
+        if self.promises.get(&place).is_some_and(|promised| *promised <= promise.until) {
+            self.promises.remove(&place);
+        }
+        if let Some(held) = self.slots.get_mut(key).and_then(|holding| holding.held.get_mut(&slot)) {
+            *held = Held::new(&held.holder, (held.until_micros().max(until), held.ttl_micros()), held.ending);
+        }
     }
 
     pub fn ends(&mut self, key: &str, slot: SlotId) {
@@ -132,6 +178,7 @@ impl Memo {
     }
 
     pub fn lets_go(&mut self, key: &str, slot: SlotId) {
+        self.promises.remove(&(key.into(), slot));
         if let Some(holding) = self.slots.get_mut(key) {
             holding.held.remove(&slot);
         }
@@ -153,6 +200,7 @@ impl Memo {
 
     pub fn forget_slots(&mut self) {
         self.slots.clear();
+        self.promises.clear();
     }
 
     pub fn debts(&self) -> impl Iterator<Item = (&str, &Debt)> {
@@ -200,6 +248,25 @@ mod tests {
         assert_eq!(memo.admit(["a", "b"].into_iter(), true, 0), Err(Error::Full { keys_max: 2 }));
         assert!(memo.admit(["b", "c"].into_iter(), false, 100).is_ok(), "what has run off makes room");
         assert_eq!(memo.key_count(), 0);
+    }
+
+    #[test]
+    fn what_was_promised_is_remembered_until_redis_knows_it() {
+        let mut memo = Memo::new(10);
+        memo.holds("k", 3, (1..4).map(|id| (SlotId(id), slot(1_000))));
+        for (slot, until) in [(1, 90), (1, 80), (2, 40), (3, 90)] {
+            memo.promise("k", SlotId(slot), until);
+        }
+        memo.lets_go("k", SlotId(3));
+        memo.keeps("k", SlotId(2), (1_100, 15));
+        let promise = Promise { key: "k".into(), slot: SlotId(1), until: 90 };
+        assert_eq!(memo.promises(), [promise.clone()]);
+        memo.promise("k", SlotId(1), 95);
+        memo.promise_is_known(&promise, 2_000);
+        assert_eq!((memo.promised("k", SlotId(1)), memo.has_promises()), (95, true), "it was promised again");
+        memo.promise_is_known(&Promise { until: 95, ..promise }, 1_500);
+        let until = |slot| memo.holding("k").unwrap().held[&SlotId(slot)].until_micros();
+        assert_eq!((until(1), until(2), memo.has_promises()), (2_000, 1_100, false));
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod rates;
 mod restore;
 mod scripts;
 mod slots;
+mod turns;
 mod wire;
 
 pub use wire::check_address;

@@ -6,18 +6,18 @@
 use super::memo::Memo;
 use super::own::Own;
 use super::scripts::{self, Frame, Others, Scripts};
-use super::wire::{Away, Call, Item, Refused, Script, Wire};
+use super::turns;
+use super::wire::{Away, Script, Wire};
 use crate::config::Config;
 use crate::lease::SlotId;
 use crate::memory::Memory;
 use crate::service;
-use crate::share::{Roster, Rosters};
 use crate::store::Place;
-use crate::tenure::{Member, Standing, Tenure, View};
+use crate::tenure::{Standing, Tenure};
 use godwit_kit::Host;
 use godwit_kit::metrics::Gauge;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
@@ -35,44 +35,48 @@ pub struct Node {
     pub(super) config: Config,
     host: Host,
     /// Limits that are one node's own.
-    pub(super) local: Arc<Memory>,
+    pub(super) local: Memory,
     state: Mutex<State>,
     gate: Arc<RwLock<()>>,
-    /// How many turns were taken. One at a time.
-    turns: tokio::sync::Mutex<u64>,
-    turns_seen: AtomicU64,
-    wake: Arc<Notify>,
+    /// Held for a turn.
+    pub(super) turning: tokio::sync::Mutex<()>,
+    pub(super) turns_taken: AtomicU64,
+    /// Asks for a turn at once.
+    pub(super) wake: Arc<Notify>,
     began: Instant,
-    process: String,
-    roster: Arc<Script>,
+    /// Tells this process from another that runs as the same node.
+    pub(super) process: String,
+    pub(super) roster: Arc<Script>,
     slot_last: AtomicU64,
     slot_epoch: u64,
     /// The time that limits count by instead of Redis'.
     given: Option<Arc<AtomicU64>>,
-    gauges: Gauges,
+    pub(super) gauges: Gauges,
 }
 
-struct Gauges {
+pub(super) struct Gauges {
     degraded: Gauge,
     keys: Gauge,
-    members: Gauge,
+    pub members: Gauge,
+    pub shares: Gauge,
 }
 
-struct State {
-    tenure: Tenure,
-    memo: Memo,
-    phase: Phase,
+pub(super) struct State {
+    pub tenure: Tenure,
+    pub memo: Memo,
+    pub phase: Phase,
     scripts: Arc<Scripts>,
-    others: Arc<Others>,
+    pub others: Arc<Others>,
     /// A lease was granted to this process once.
-    joined: bool,
-    stopping: bool,
+    pub joined: bool,
+    pub stopping: bool,
+    /// Why Redis does not decide.
     reason: String,
-    unreleased: Vec<Place>,
+    pub unreleased: Vec<Place>,
 }
 
 /// Who decides where Redis does not.
-enum Phase {
+pub(super) enum Phase {
     /// As the tenure says.
     Following,
     Own(Arc<Own>),
@@ -87,14 +91,6 @@ pub(super) enum Decider {
     Own(Arc<Own>, OwnedRwLockReadGuard<()>),
     /// Ask again.
     Nobody(Duration),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Look,
-    Join,
-    Renew,
-    Leave,
 }
 
 impl Node {
@@ -118,16 +114,19 @@ impl Node {
             degraded: host.metrics.gauge("godwit_throttle_degraded", "1 while Redis does not decide"),
             keys: host.metrics.gauge("godwit_throttle_keys_count", "Keys remembered of what Redis answered"),
             members: host.metrics.gauge("godwit_throttle_members_count", "Nodes that share Redis, as it says"),
+            shares: host
+                .metrics
+                .gauge("godwit_throttle_shares_count", "Shares that limits fall into; 0: none is this node's"),
         };
         let node = Arc::new(Self {
             wire: Wire::open(&config, &host.metrics)?,
-            local: Arc::new(Memory::new(&config, host.clock.clone())),
+            local: Memory::new(&config, host.clock.clone()),
             config,
             host: host.clone(),
             state: Mutex::new(state),
             gate: Arc::default(),
-            turns: tokio::sync::Mutex::new(0),
-            turns_seen: AtomicU64::new(0),
+            turning: tokio::sync::Mutex::default(),
+            turns_taken: AtomicU64::new(0),
             wake: Arc::default(),
             began: Instant::now(),
             process: process.to_string(),
@@ -140,8 +139,8 @@ impl Node {
         });
         node.tell();
         // Others may go on asking while the process stops: the membership ends with the store, not with the stop.
-        tokio::spawn(keep(Arc::downgrade(&node), node.wake.clone()));
-        host.stop.spawn(leave_at_stop(Arc::downgrade(&node), host.clone()));
+        tokio::spawn(turns::keep(Arc::downgrade(&node), node.wake.clone()));
+        host.stop.spawn(turns::leave_at_stop(Arc::downgrade(&node), host.clone()));
         Ok(node)
     }
 
@@ -181,8 +180,9 @@ impl Node {
 
     fn begin_own(&self, state: &State, now: u64) -> Own {
         let rosters = state.tenure.view().map(|view| view.rosters.clone()).unwrap_or_default();
+        let ended = state.tenure.ended();
         let latest = state.tenure.latest(now).unwrap_or(u64::MAX);
-        Own::begin(&self.config, (state.tenure.name(), rosters), &state.memo, latest)
+        Own::begin(&self.config, (state.tenure.name(), rosters), &state.memo, (now, ended, latest))
     }
 
     /// Without the gate.
@@ -225,22 +225,29 @@ impl Node {
         act(&mut state.memo, now)
     }
 
-    /// Whether a slot stays with this node, whether Redis comes back before the lease has ended or not: those that last
-    /// longest do, as many as its share.
-    pub(super) fn keeps(&self, key: &str, slot: SlotId) -> bool {
+    /// Where Redis does not answer for a slot: whether it stays with this node for another ttl, whether Redis comes back
+    /// before the lease has ended or not. Those that last longest do, as many as the node's share; that is promised, and
+    /// held to when the share begins, or made known to Redis before the lease is renewed.
+    pub(super) fn keeps(&self, key: &str, slot: SlotId, ttl_micros: u64) -> bool {
         let own_now = self.now();
-        let state = self.state();
-        let tenure = &state.tenure;
+        let mut state = self.state();
+        let State { tenure, memo, .. } = &mut *state;
         let (Some(view), Some(latest)) = (tenure.view(), tenure.latest(own_now)) else { return false };
-        let Some(holding) = state.memo.holding(key) else { return false };
-        let ordered = holding.ordered(self.given().unwrap_or(latest));
+        let Some(holding) = memo.holding(key) else { return false };
+        let ordered = holding.ordered(latest);
         let Some(place) = ordered.iter().position(|(other, held)| *other == slot && !held.ending) else { return false };
+        let until = ordered[place].1.until_micros();
         match tenure.standing(own_now) {
-            Standing::Closed => true,
+            // What lasts until then is put back.
+            Standing::Closed => until > latest + ttl_micros / 2,
             Standing::Never | Standing::Own => false,
             Standing::Shared | Standing::Limbo => {
                 let share = view.rosters.own_slots(tenure.name(), key, holding.limit);
-                place < share as usize && tenure.outlasts_lease(ordered[place].1.until_micros())
+                let keeps = place < share as usize && tenure.outlasts_lease(until);
+                if keeps {
+                    memo.promise(key, slot, own_now + ttl_micros);
+                }
+                keeps
             }
         }
     }
@@ -265,7 +272,7 @@ impl Node {
         self.wake.notify_one();
     }
 
-    fn note_lost(&self, Away(reason): Away) {
+    pub(super) fn note_lost(&self, Away(reason): Away) {
         let mut state = self.state();
         state.tenure.lost();
         state.reason = reason;
@@ -278,132 +285,8 @@ impl Node {
         self.state().reason.clone()
     }
 
-    /// Renews the lease and the view, and puts back what is to be put back. `lost_in` is the epoch in which Redis was found
-    /// to have lost something.
-    pub(super) async fn turn(&self, lost_in: Option<u64>) {
-        let before = self.turns_seen.load(Ordering::Acquire);
-        let mut turns = self.turns.lock().await;
-        let is_news = lost_in.is_some_and(|epoch| self.state().tenure.view().is_some_and(|view| view.epoch == epoch));
-        if self.turns_seen.load(Ordering::Acquire) != before && !is_news {
-            return;
-        }
-        let taken = self.take_turn(lost_in.filter(|_| is_news)).await;
-        *turns += 1;
-        self.turns_seen.store(*turns, Ordering::Release);
-        match taken {
-            Ok(()) => self.tell(),
-            Err(away) => self.note_lost(away),
-        }
-    }
-
-    async fn take_turn(&self, mut lost_in: Option<u64>) -> Result<(), Away> {
-        if self.state().tenure.view().is_none() {
-            self.ask_roster(Mode::Look, lost_in.take()).await?;
-        }
-        let (mode, own) = {
-            let state = self.state();
-            match &state.phase {
-                Phase::Own(own) | Phase::Returning(own) => (Mode::Look, Some(own.clone())),
-                Phase::Following => (state.mode(), None),
-            }
-        };
-        self.ask_roster(mode, lost_in).await?;
-        let restored = {
-            let state = self.state();
-            let epoch = state.tenure.view().map_or(0, |view| view.epoch);
-            own.is_none() && state.tenure.restored_epoch() == epoch
-        };
-        if !restored {
-            self.restore(own).await?;
-            let mode = self.state().mode();
-            self.ask_roster(mode, None).await?;
-        }
-        self.release_unreleased().await
-    }
-
-    async fn release_unreleased(&self) -> Result<(), Away> {
-        let places = std::mem::take(&mut self.state().unreleased);
-        if places.is_empty() {
-            return Ok(());
-        }
-        let frame = self.frame_to_restore();
-        let calls: Vec<Call> = places.iter().map(|place| frame.release(&place.key, &[place.slot])).collect();
-        self.wire.run(&calls).await.map(drop)
-    }
-
-    /// Asks the script on the nodes, and notes what it says.
-    async fn ask_roster(&self, mode: Mode, lost_in: Option<u64>) -> Result<(), Away> {
-        let sent = self.now();
-        let (mut call, known) = {
-            let mut state = self.state();
-            let lease_end = match mode {
-                Mode::Look | Mode::Leave => 0,
-                Mode::Join | Mode::Renew => state.tenure.lease_to_ask(sent),
-            };
-            let view = state.tenure.view().cloned().unwrap_or_default();
-            let asked = (mode, lease_end, lost_in.unwrap_or(0));
-            (self.roster_call(&state, &view, asked), view.epoch)
-        };
-        let answer = match self.wire.run(std::slice::from_ref(&call)).await?.remove(0) {
-            Err(Refused::NoScript) => {
-                call.args[8] = known.to_string();
-                self.wire.run_text(&call).await?
-            }
-            answer => answer,
-        };
-        let items = match answer {
-            Ok(Item::List(items)) => items,
-            Ok(other) => return Err(Away(format!("{}: {other:?}", self.wire.address()))),
-            Err(refused) => return Err(Away(format!("{}: {refused:?}", self.wire.address()))),
-        };
-        let (mine, view) = read_view(&items).ok_or_else(|| Away(format!("{}: not a roster", self.wire.address())))?;
-        if !mine {
-            self.state().tenure.leave();
-            return Err(Away(format!("another process runs as {}", self.name())));
-        }
-        let mut state = self.state();
-        if !state.stopping {
-            state.tenure.stay();
-        }
-        state.joined |= mode == Mode::Join;
-        let name = state.tenure.name().to_string();
-        let stale = view.stale(&name).map(String::from).collect();
-        state.others = Arc::new(Others { rosters: view.rosters.clone(), stale, count: view.members.len() });
-        self.gauges.members.set(i64::try_from(view.members.len()).unwrap_or(i64::MAX));
-        state.tenure.heard(view, (sent, self.now()));
-        Ok(())
-    }
-
-    fn roster_call(&self, state: &State, view: &View, (mode, lease_end, lost_in): (Mode, u64, u64)) -> Call {
-        let mode = match mode {
-            Mode::Look => "look",
-            Mode::Join => "join",
-            Mode::Renew => "renew",
-            Mode::Leave => "leave",
-        };
-        let mut args = vec![mode.to_string(), state.tenure.name().into(), self.process.clone()];
-        let numbers = [
-            lease_end,
-            micros(self.config.member_lease),
-            micros(self.config.forget_after),
-            view.rosters.seen(),
-            state.tenure.restored_epoch(),
-            lost_in,
-            view.epoch,
-        ];
-        args.extend(numbers.map(|number| number.to_string()));
-        let none = Roster::default();
-        for roster in [&view.rosters.agreed, view.rosters.next.as_ref().unwrap_or(&none)] {
-            args.extend([roster.version.to_string(), roster.names.len().to_string()]);
-            args.extend(roster.names.iter().cloned());
-        }
-        args.push(view.members.len().to_string());
-        args.extend(view.members.iter().flat_map(|member| [member.name.clone(), member.lease_end.to_string()]));
-        Call { script: self.roster.clone(), keys: scripts::roster_keys(), args }
-    }
-
     /// Says on the board and in the gauges where the node stands.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         let now = self.now();
         let state = self.state();
         let standing = state.tenure.standing(now);
@@ -458,99 +341,18 @@ impl Node {
         self.state().scripts = scripts;
     }
 
-    /// Redis' clock, at the earliest.
-    pub(super) fn earliest(&self) -> u64 {
+    /// Redis' clock, at the latest, and this node's.
+    pub(super) fn latest(&self) -> (u64, u64) {
         let now = self.now();
-        self.state().tenure.earliest(now).unwrap_or(0)
-    }
-
-    /// Renews the lease while much is put back.
-    pub(super) async fn renew(&self) -> Result<(), Away> {
-        let mode = self.state().mode();
-        self.ask_roster(mode, None).await
+        (self.state().tenure.latest(now).unwrap_or(0), now)
     }
 
     pub(super) fn tick(&self) -> Duration {
         self.config.member_lease / 5
     }
 
-    /// Until the next turn is due.
-    fn pause(&self) -> Duration {
-        let now = self.now();
-        match self.state().tenure.standing(now) {
-            Standing::Shared => self.tick(),
-            Standing::Closed => self.tick() / 10,
-            Standing::Never | Standing::Limbo | Standing::Own => self.tick() / 2,
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn mode(&self) -> Mode {
-        match (self.stopping, self.joined) {
-            (true, _) => Mode::Look,
-            (false, false) => Mode::Join,
-            (false, true) => Mode::Renew,
-        }
-    }
-}
-
-/// Takes turns until the store is dropped.
-async fn keep(node: Weak<Node>, wake: Arc<Notify>) {
-    let mut pruned = Instant::now();
-    while let Some(node) = node.upgrade() {
-        node.turn(None).await;
-        if pruned.elapsed() >= node.config.prune_interval {
-            pruned = Instant::now();
-            node.memo(|memo, now| memo.prune(now));
-            node.local.prune();
-        }
-        let pause = node.pause();
-        drop(node);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = wake.notified() => {}
-        }
-    }
-}
-
-/// A node that stops leaves its share to the others at once; Redis goes on deciding for what it still asks.
-async fn leave_at_stop(node: Weak<Node>, host: Host) {
-    host.stop.requested().await;
-    let Some(node) = node.upgrade() else { return };
-    let _turn = node.turns.lock().await;
-    {
-        let mut state = node.state();
-        state.stopping = true;
-        state.tenure.leave();
-    }
-    if let Err(Away(reason)) = node.ask_roster(Mode::Leave, None).await {
-        tracing::warn!(reason, "the other nodes are not told that this one stops: they keep its share for a while");
-    }
-}
-
-fn read_view(items: &[Item]) -> Option<(bool, View)> {
-    let [mine, now, epoch, open] = scripts::numbers(items)?;
-    let roster = |place: usize| -> Option<Roster> {
-        let Item::List(names) = items.get(place + 1)? else { return None };
-        let names = names.iter().map(text).collect::<Option<Vec<_>>>()?;
-        Some(Roster { version: scripts::number(items.get(place)?)?, names })
-    };
-    let (agreed, next) = (roster(4)?, roster(6)?);
-    let rosters = Rosters { agreed, next: Some(next).filter(|next| next.version > 0) };
-    let member = |pair: &[Item]| Some(Member { name: text(&pair[0])?, lease_end: scripts::number(&pair[1])? });
-    let members = items.get(8..)?.chunks_exact(2).map(member).collect::<Option<Vec<_>>>()?;
-    Some((mine == 1, View { epoch, open: open == 1, rosters, members, now }))
-}
-
-fn text(item: &Item) -> Option<String> {
-    match item {
-        Item::Text(text) => Some(text.clone()),
-        Item::Nil | Item::Int(_) | Item::List(_) => None,
     }
 }
 

@@ -68,8 +68,13 @@ pub struct Holds {
 }
 
 impl Own {
-    /// Begins now, which is `latest` at the latest by Redis' clock.
-    pub fn begin(config: &Config, (name, rosters): (&str, Rosters), memo: &Memo, latest: u64) -> Self {
+    /// Begins now: by this node's clock, and at the latest by Redis'. The lease has surely `ended` by then.
+    pub fn begin(
+        config: &Config,
+        (name, rosters): (&str, Rosters),
+        memo: &Memo,
+        (now, ended, latest): (u64, u64, u64),
+    ) -> Self {
         // Only differences count, and never go back.
         let memory = Memory::taking_over(config, Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_000_000)));
         let began_micros = memory.now();
@@ -77,11 +82,13 @@ impl Own {
         let mut given = Given::default();
         for (key, holding) in memo.holdings() {
             let share = rosters.own_slots(name, key, holding.limit) as usize;
-            let slots = holding.ordered(latest);
+            // Those that were held when the lease ended, whatever has run out since.
+            let slots = holding.ordered(ended);
             held_at_first.insert(key.to_string(), u32::try_from(slots.len()).unwrap_or(u32::MAX));
             given.slots.insert(key.into(), holding.limit);
             for (place, (slot, held)) in slots.into_iter().enumerate() {
-                let until = began_micros + (held.until_micros() - latest);
+                let lasts = held.until_micros().saturating_sub(latest);
+                let until = began_micros + lasts.max(memo.promised(key, slot).saturating_sub(now));
                 let ending = held.ending || place >= share;
                 memory.restore(key, slot, Held::new(&held.holder, (until, held.ttl_micros()), ending));
             }

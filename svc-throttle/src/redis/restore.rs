@@ -1,13 +1,13 @@
 //! Puts back into Redis what it does not know: after it lost its state, what this node remembers; after this node was on its
 //! own share, what it gave there.
 
-use super::memo::{Debt, Holding};
+use super::memo::{Debt, Holding, Promise};
 use super::node::Node;
 use super::own::{Holds, Owed, Own};
 use super::scripts::{Frame, Scripts, Undone, said};
 use super::wire::{Away, Call, Item};
 use crate::lease::{Held, SlotId};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -39,35 +39,49 @@ impl Node {
         // From here on nothing is given: what is remembered stays as it is.
         self.quiet(|| ()).await;
         if epoch != restored {
-            self.restore_remembered(own.is_none()).await?;
+            self.put_back(self.debts(), own.is_none()).await?;
         }
-        if let Some(own) = own {
-            self.restore_own(&own).await?;
+        match own {
+            Some(own) => self.restore_own(&own).await?,
+            None => self.restore_slots(epoch != restored).await?,
         }
         self.end_return(epoch);
         tracing::info!(epoch, "what this node gave is known to Redis");
         Ok(())
     }
 
-    /// `slots`: also the slots, which a node on its share knows better.
-    async fn restore_remembered(&self, slots: bool) -> Result<(), Away> {
-        let now = self.earliest();
-        let backs = self.memo(|memo, _| {
-            let debts = memo.debts().map(|(key, debt)| Back::Debt { key: key.into(), debt: *debt });
-            let live = |(key, holding): (&str, &Holding)| Back::Slots {
-                key: key.into(),
-                limit: holding.limit,
-                held: holding.ordered(now).into_iter().map(|(slot, held)| (slot, held.clone())).collect(),
-                all: false,
+    fn debts(&self) -> Vec<Back> {
+        let back = |(key, debt): (&str, &Debt)| Back::Debt { key: key.into(), debt: *debt };
+        self.memo(|memo, _| memo.debts().map(back).collect())
+    }
+
+    /// The slots that are remembered, `all` or those of which some were promised while Redis did not answer.
+    async fn restore_slots(&self, all: bool) -> Result<(), Away> {
+        let (latest, own_now) = self.latest();
+        let promises = self.memo(|memo, _| memo.promises());
+        // By Redis' clock.
+        let promised = |promise: &Promise| latest + promise.until.saturating_sub(own_now);
+        let mut until: HashMap<(&str, SlotId), u64> = HashMap::new();
+        until.extend(promises.iter().map(|promise| ((promise.key.as_str(), promise.slot), promised(promise))));
+        let keys: HashSet<&str> = promises.iter().map(|promise| promise.key.as_str()).collect();
+        let back = |(key, holding): (&str, &Holding)| {
+            let lasting = |(slot, held): (&SlotId, &Held)| {
+                let until = until.get(&(key, *slot)).copied().unwrap_or(0).max(held.until_micros());
+                (*slot, Held::new(&held.holder, (until, held.ttl_micros()), held.ending))
             };
-            debts.chain(memo.holdings().filter(|_| slots).map(live)).collect()
-        });
-        self.put_back(backs, slots).await
+            let held = holding.held.iter().map(lasting).collect();
+            Back::Slots { key: key.into(), limit: holding.limit, held, all: false }
+        };
+        let backs: Vec<Back> =
+            self.memo(|memo, _| memo.holdings().filter(|(key, _)| all || keys.contains(key)).map(back).collect());
+        self.put_back(backs, all).await?;
+        self.memo(|memo, _| promises.iter().for_each(|promise| memo.promise_is_known(promise, promised(promise))));
+        Ok(())
     }
 
     async fn restore_own(&self, own: &Own) -> Result<(), Away> {
         self.put_back(own.owed().into_iter().map(Back::Own).collect(), false).await?;
-        let holds = own.holds(self.earliest());
+        let holds = own.holds(self.latest().0);
         let held: HashSet<&str> = holds.iter().map(|holds| &*holds.key).collect();
         let mut backs: Vec<Back> = self.memo(|memo, _| {
             // Of these it holds nothing any more.
@@ -98,9 +112,9 @@ impl Node {
             for (answer, back) in self.wire.run(&calls).await?.into_iter().zip(piece) {
                 match said(answer) {
                     Ok(items) => self.note_restored(back, &items),
-                    Err(Undone::Refused(what)) => return Err(Away(format!("{}: {what}", self.wire.address()))),
+                    Err(Undone::Refused(what)) => return Err(self.wire.away(&what)),
                     Err(Undone::Epoch | Undone::Lapsed | Undone::Lost) => {
-                        return Err(Away(format!("{}: it lost its state again", self.wire.address())));
+                        return Err(self.wire.away("it lost its state again"));
                     }
                 }
             }

@@ -156,7 +156,7 @@ impl Node {
             let kept = own.heartbeat(&asked, ttl).await?;
             open.into_iter().zip(kept).for_each(|(place, beat)| beats[place] = Some(beat));
         }
-        let undecided = |slot: &Place| Beat { kept: self.keeps(&slot.key, slot.slot), waiter_count: 0 };
+        let undecided = |slot: &Place| Beat { kept: self.keeps(&slot.key, slot.slot, micros(ttl)), waiter_count: 0 };
         Ok(slots.iter().zip(beats).map(|(slot, beat)| beat.unwrap_or_else(|| undecided(slot))).collect())
     }
 

@@ -50,10 +50,12 @@ pub enum Item {
 }
 
 /// Why a command was not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Redis does not know the script: it may have forgotten more.
+    /// It may have forgotten more.
+    #[error("it does not know the script")]
     NoScript,
+    #[error("{0}")]
     Other(String),
 }
 
@@ -106,11 +108,6 @@ impl Wire {
         Ok(Self { pool, timeout, address, round_trips })
     }
 
-    /// Where it leads, without secrets.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// Runs scripts, those of one key in their order: one round trip.
     pub async fn run(&self, calls: &[Call]) -> Result<Answers, Away> {
         if calls.is_empty() {
@@ -154,7 +151,7 @@ impl Wire {
                     self.asked(pool, |mut connection| async move { query(&cmd, &mut connection).await }).await
                 }
             };
-            loaded?.map_err(|refused| Away(format!("{refused:?}")))?;
+            loaded?.map_err(|refused| self.away(&refused.to_string()))?;
         }
         Ok(())
     }
@@ -219,7 +216,8 @@ impl Wire {
         }
     }
 
-    fn away(&self, reason: &str) -> Away {
+    /// With where it leads, without secrets.
+    pub fn away(&self, reason: &str) -> Away {
         Away(format!("{}: {reason}", self.address))
     }
 }
@@ -294,7 +292,12 @@ impl<M: Manager> bb8::ManageConnection for Aged<M> {
 
     async fn connect(&self) -> Result<Self::Connection, RedisError> {
         let age = self.state.present.load(Ordering::Relaxed);
-        let connected = match tokio::time::timeout(self.timeout, self.manager.connect()).await {
+        let connect = async {
+            let mut connection = self.manager.connect().await?;
+            // Once, so that who may not use it is told so, and not what becomes of a long command.
+            self.manager.is_valid(&mut connection).await.map(|()| connection)
+        };
+        let connected = match tokio::time::timeout(self.timeout, connect).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         };

@@ -5,7 +5,6 @@ use godwit_proto::common::v1::Page;
 use godwit_proto::convert;
 use godwit_proto::throttle::{Throttle, v1};
 use std::time::Duration;
-use svc_throttle::Config;
 use tonic::{Code, Request};
 
 async fn list(throttle: &Throttle, prefix: &str, size: u32, token: &str) -> (Vec<String>, String) {

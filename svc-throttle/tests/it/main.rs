@@ -2,8 +2,13 @@
 //! limits do that several nodes share.
 #![allow(clippy::unwrap_used)]
 
+mod alike;
+mod cut;
+mod faults;
 mod listing;
+mod load;
 mod rates;
 mod server;
+mod sharing;
 mod slots;
 mod world;

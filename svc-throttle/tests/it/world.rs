@@ -128,7 +128,9 @@ pub fn host() -> Host {
 
 /// Limits on this Redis, with leases that a test can wait for.
 pub fn with_redis(config: Config, url: &str) -> Config {
-    Config { redis: Addresses(OneOrMany::One(url.into())), member_lease: SECOND, ..config }
+    let default = Config::default().member_lease;
+    let member_lease = if config.member_lease == default { SECOND } else { config.member_lease };
+    Config { redis: Addresses(OneOrMany::One(url.into())), member_lease, ..config }
 }
 
 /// Returns once all that the host runs is ready.

@@ -1,0 +1,314 @@
+//! What only limits do that several nodes share: turns and debts across nodes, shares, what Redis is told and when.
+
+use crate::cut::{Cut, Way};
+use crate::load::{Member, all_divide};
+use crate::server::Server;
+use crate::world::{PATIENCE, SECOND, acquire, limit, node, until, wait_of};
+use godwit_proto::convert;
+use godwit_proto::throttle::v1;
+use std::time::Duration;
+use svc_throttle::Config;
+use tokio::time::Instant;
+use tonic::{Code, Request};
+
+const ROUND_TRIPS: &str = "godwit_throttle_redis_round_trips_total";
+
+/// `count` of 10 in an hour: what is taken is not had again in a test.
+fn slow(key: &str, count: u64) -> v1::RateLimit {
+    v1::RateLimit { period: Some(convert::duration(3_600 * SECOND)), ..limit(key, count, 10) }
+}
+
+async fn take(member: &Member, limits: Vec<v1::RateLimit>, partial: bool) -> v1::acquire_response::Item {
+    acquire(&member.throttle, limits, partial).await
+}
+
+/// What Redis itself gives in the end, where it is away or forgets for a moment.
+async fn take_shared(member: &Member, limits: Vec<v1::RateLimit>) -> v1::acquire_response::Item {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = take(member, limits.clone(), false).await;
+        if !answer.degraded {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        tokio::time::sleep(wait_of(answer.wait).min(Duration::from_millis(20))).await;
+    }
+}
+
+async fn ask_slots(
+    member: &Member,
+    key: &str,
+    (holder, count): (&str, u32),
+    limit: u32,
+) -> v1::acquire_slots_response::Item {
+    let item = v1::acquire_slots_request::Item {
+        key: key.into(),
+        limit,
+        count,
+        holder: holder.into(),
+        ttl_ms: 3_000,
+        local: false,
+    };
+    let request = v1::AcquireSlotsRequest { node: node("n"), requests: vec![item] };
+    member.throttle.acquire_slots(Request::new(request)).await.unwrap().into_inner().responses.remove(0)
+}
+
+async fn beat(member: &Member, slots: &mut Vec<v1::Slot>) -> v1::HeartbeatResponse {
+    let request = v1::HeartbeatRequest { node: node("n"), slots: slots.clone(), ttl_ms: 3_000 };
+    let answer = member.throttle.heartbeat(Request::new(request)).await.unwrap().into_inner();
+    slots.retain(|slot| !answer.lost.contains(slot));
+    answer
+}
+
+async fn two() -> (Server, [Cut; 2], Member, Member) {
+    let server = Server::start();
+    let ways = [Cut::to(server.addr()).await, Cut::to(server.addr()).await];
+    let (a, b) = (Member::start(&ways[0].url()), Member::start(&ways[1].url()));
+    all_divide(&[&a, &b], 2).await;
+    (server, ways, a, b)
+}
+
+#[tokio::test]
+async fn two_nodes_share_a_rate() {
+    let (_server, _ways, a, b) = two().await;
+    assert_eq!(take_shared(&a, vec![slow("k", 7)]).await.count, 7);
+    let rest = take(&b, vec![slow("k", 7)], true).await;
+    assert_eq!((rest.granted, rest.count), (true, 3));
+    assert!(!take(&a, vec![slow("k", 1)], false).await.granted);
+    let refund = v1::RefundRequest { node: node("n"), limits: vec![slow("k", 2)] };
+    b.throttle.refund(Request::new(refund)).await.unwrap();
+    assert_eq!(take(&a, vec![slow("k", 5)], true).await.count, 2);
+}
+
+#[tokio::test]
+async fn waiters_are_served_in_turn_across_nodes() {
+    let (_server, _ways, a, b) = two().await;
+    let mut held = ask_slots(&a, "k", ("a", 2), 2).await.slots;
+    assert_eq!(held.len(), 2);
+    assert_eq!(ask_slots(&b, "k", ("b", 1), 2).await.place_in_queue, 1);
+    assert_eq!(ask_slots(&a, "k", ("c", 1), 2).await.place_in_queue, 2);
+    assert_eq!(beat(&a, &mut held).await.waiters[0].waiter_count, 2);
+    let release = v1::ReleaseSlotsRequest { node: node("n"), slots: held.split_off(1) };
+    a.throttle.release_slots(Request::new(release)).await.unwrap();
+    assert_eq!(ask_slots(&a, "k", ("c", 1), 2).await.slots, []);
+    let theirs = ask_slots(&b, "k", ("b", 1), 2).await.slots;
+    assert_eq!(theirs.len(), 1);
+    assert_ne!(theirs[0].slot_id, held[0].slot_id);
+}
+
+#[tokio::test]
+async fn a_batch_is_one_round_trip_and_each_further_limit_another() {
+    let server = Server::start();
+    let member = Member::start(&server.url());
+    member.ready().await;
+    let trips = async |requests: Vec<v1::acquire_request::Item>| {
+        let before = member.metric(ROUND_TRIPS);
+        let request = v1::AcquireRequest { node: node("n"), requests };
+        let answer = member.throttle.acquire(Request::new(request)).await.unwrap().into_inner();
+        (member.metric(ROUND_TRIPS) - before, answer.responses)
+    };
+    let item = |keys: &[&str], number: usize| v1::acquire_request::Item {
+        limits: keys.iter().map(|key| slow(&format!("{key}{number}"), 1)).collect(),
+        partial: false,
+    };
+    // A turn in between is one more: then it is tried again.
+    let mut counts = Vec::new();
+    for round in 0..5 {
+        let (one, answers) = trips((0..64).map(|number| item(&["one"], 64 * round + number)).collect()).await;
+        assert!(answers.iter().all(|answer| answer.granted && !answer.degraded));
+        let (three, _) = trips((0..64).map(|number| item(&["a", "b", "c"], 64 * round + number)).collect()).await;
+        counts.push((one, three));
+    }
+    assert!(counts.contains(&(1, 3)), "{counts:?}");
+    take(&member, vec![slow("z", 10)], false).await;
+    let refused = vec![v1::acquire_request::Item { limits: vec![slow("y", 4), slow("z", 1)], partial: false }];
+    assert!(!trips(refused).await.1[0].granted);
+    assert_eq!(take(&member, vec![slow("y", 10)], true).await.count, 10, "what was taken before the refusal went back");
+}
+
+#[tokio::test]
+async fn limits_of_one_node_never_reach_redis() {
+    let server = Server::start();
+    let member = Member::start(&server.url());
+    member.ready().await;
+    let local = |limit: v1::RateLimit| v1::RateLimit { local: true, ..limit };
+    let both = vec![local(slow("k", 4)), slow("k", 4)];
+    assert_eq!(take(&member, both.clone(), false).await.count, 4);
+    assert_eq!(take(&member, both, true).await.count, 4);
+    // The shared one has less left: what this node's own gave over it went back.
+    assert_eq!(take(&member, vec![local(slow("k", 4)), slow("k", 4)], true).await.count, 2);
+    assert!(!take(&member, vec![local(slow("k", 1))], false).await.granted);
+    let keys = server.ask(&["KEYS", "*"]);
+    assert!(keys.contains("godwit:{k}:r") && !keys.contains("@"), "{keys}");
+}
+
+#[tokio::test]
+async fn keys_go_away_by_themselves() {
+    let server = Server::start();
+    let member = Member::start(&server.url());
+    member.ready().await;
+    take(&member, vec![limit("k", 1, 10)], false).await;
+    let item = ask_slots(&member, "k", ("a", 1), 2).await;
+    assert_eq!(item.slots.len(), 1);
+    assert_eq!(server.ask(&["DBSIZE"]), ":4\r\n");
+    let only_the_nodes = || server.ask(&["KEYS", "*}:[rs]"]) == "*0\r\n";
+    until("gone", only_the_nodes).await;
+}
+
+#[tokio::test]
+async fn what_redis_forgets_is_put_back() {
+    for forget in
+        [&["FLUSHALL"][..], &["SCRIPT", "FLUSH"], &["DEL", "godwit:{k}:r"], &["DEL", "godwit:{throttle}:epoch"]]
+    {
+        let (server, _ways, a, b) = two().await;
+        assert_eq!(take_shared(&a, vec![slow("k", 10)]).await.count, 10);
+        let mut held = ask_slots(&a, "k", ("a", 2), 2).await.slots;
+        assert_eq!(held.len(), 2);
+        server.ask(forget);
+        assert!(!take_shared(&a, vec![slow("k", 1)]).await.granted, "{forget:?}");
+        assert!(!take_shared(&b, vec![slow("k", 1)]).await.granted, "{forget:?}");
+        let answer = ask_slots(&b, "k", ("b", 1), 2).await;
+        assert_eq!((answer.slots.len(), answer.place_in_queue), (0, 1), "{forget:?}");
+        assert_eq!(beat(&a, &mut held).await.lost, []);
+        all_divide(&[&a, &b], 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_not_put_back() {
+    let (server, _ways, a, b) = two().await;
+    assert_eq!(take_shared(&a, vec![slow("k", 10)]).await.count, 10);
+    let mut held = ask_slots(&a, "k", ("a", 2), 2).await.slots;
+    let reset = v1::ResetRequest { keys: vec!["k".into()] };
+    assert_eq!(b.throttle.reset(Request::new(reset)).await.unwrap().into_inner().reset_count, 1);
+    assert!(take_shared(&a, vec![slow("k", 4)]).await.granted);
+    assert_eq!(beat(&a, &mut held).await.lost.len(), 2);
+    assert_eq!(ask_slots(&b, "k", ("b", 2), 2).await.slots.len(), 2);
+    assert_eq!(server.ask(&["EXISTS", "godwit:{k}:r"]), ":1\r\n");
+    assert!(a.is_ready() && b.is_ready(), "{}{}", a.reason(), b.reason());
+}
+
+/// Of 20 slots a node that is cut off goes on with 10, and the others come to have 10, whoever held how many.
+#[tokio::test]
+async fn a_cut_divides_the_slots_in_equal_parts() {
+    for first in [15, 5] {
+        let (_server, ways, a, b) = two().await;
+        let mut ours = ask_slots(&a, "k", ("a", first), 20).await.slots;
+        let mut theirs = ask_slots(&b, "k", ("b", 20 - first), 20).await.slots;
+        assert_eq!((ours.len(), theirs.len()), (first as usize, 20 - first as usize));
+        ways[0].set(Way::Cut);
+        let deadline = Instant::now() + PATIENCE;
+        while (ours.len(), theirs.len()) != (10, 10) {
+            assert!(Instant::now() < deadline, "{} and {}", ours.len(), theirs.len());
+            beat(&a, &mut ours).await;
+            beat(&b, &mut theirs).await;
+            ours.extend(ask_slots(&a, "k", ("a", 1), 20).await.slots);
+            theirs.extend(ask_slots(&b, "k", ("b", 1), 20).await.slots);
+            assert!(ours.len() + theirs.len() <= 20, "{} and {}", ours.len(), theirs.len());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (more, theirs_more) = (ask_slots(&a, "k", ("a", 1), 20).await, ask_slots(&b, "k", ("b", 1), 20).await);
+        assert_eq!((more.slots.len(), more.degraded), (0, true));
+        assert_eq!((theirs_more.slots.len(), theirs_more.degraded), (0, false));
+        ways[0].set(Way::Open);
+        all_divide(&[&a, &b], 2).await;
+        assert_eq!((beat(&a, &mut ours).await.lost, beat(&b, &mut theirs).await.lost), (vec![], vec![]));
+        assert_eq!(ask_slots(&a, "k", ("a", 1), 20).await.slots, []);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_smaller_than_the_nodes_has_one_owner_when_redis_is_away() {
+    let (mut server, _ways, a, b) = two().await;
+    server.kill();
+    let all_own = || [&a, &b].iter().all(|member| member.reason().contains("this node's share"));
+    let deadline = Instant::now() + PATIENCE;
+    let (mut given, mut slots) = ([0, 0], [0, 0]);
+    // One token a minute, one slot.
+    let rate =
+        |count| v1::RateLimit { period: Some(convert::duration(Duration::from_secs(1))), ..limit("k", count, 1) };
+    while !all_own() || given == [0, 0] || slots == [0, 0] {
+        assert!(Instant::now() < deadline, "{given:?} {slots:?} {} {}", a.reason(), b.reason());
+        for (place, member) in [&a, &b].into_iter().enumerate() {
+            given[place] += u64::from(take(member, vec![rate(1)], false).await.granted);
+            slots[place] += ask_slots(member, "k", ("w", 1), 1).await.slots.len();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(given.contains(&0) && slots.contains(&0), "{given:?} {slots:?}");
+}
+
+#[tokio::test]
+async fn who_stops_leaves_its_share_at_once_and_who_dies_after_a_while() {
+    let server = Server::start();
+    let timeout = Duration::from_millis(200);
+    let quick = Config {
+        redis_timeout: timeout,
+        member_lease: Duration::from_millis(500),
+        forget_after: Duration::from_secs(6),
+        ..Config::default()
+    };
+    let members: Vec<Member> = (0..3).map(|_| Member::start_with(quick.clone(), &server.url())).collect();
+    let [a, b, c] = members.try_into().ok().unwrap();
+    all_divide(&[&a, &b, &c], 3).await;
+    assert!(a.host.stop.finish(SECOND).await);
+    all_divide(&[&b, &c], 2).await;
+    assert!(!take(&a, vec![slow("k", 1)], false).await.degraded, "it still serves who stops with it");
+    // As if it were killed: nothing of it is left, and nobody was told.
+    drop(c);
+    let reduced = async || {
+        let answer = take_shared(&b, vec![slow(&format!("k{:?}", Instant::now()), 10)]).await;
+        !answer.granted
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !reduced().await {
+        assert!(Instant::now() < deadline, "its share is not kept for it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    while reduced().await {
+        assert!(Instant::now() < deadline, "it is not forgotten");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    all_divide(&[&b], 1).await;
+}
+
+#[tokio::test]
+async fn two_processes_under_one_name_are_told() {
+    let server = Server::start();
+    let first = Member::start(&server.url());
+    first.ready().await;
+    let mut host = crate::world::host();
+    host.node = first.host.node;
+    let config = crate::world::with_redis(Config::default(), &server.url());
+    let _second = svc_throttle::build(config, &host).unwrap();
+    crate::world::ready(&host).await;
+    until("told", || first.reason().contains("another process runs as node_")).await;
+}
+
+#[tokio::test]
+async fn redis_that_cannot_be_used_is_told_and_nothing_is_granted() {
+    let guarded = Server::start_with(&["--requirepass", "right"]);
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = crate::server::free_port();
+    for (url, reason) in [
+        (guarded.url(), "NOAUTH"),
+        (format!("redis://:wrong@127.0.0.1:{}", guarded.port()), "Password authentication failed"),
+        (format!("redis://127.0.0.1:{nobody}"), "refused"),
+        (format!("redis://{}", silent.local_addr().unwrap()), "timed out"),
+    ] {
+        let member = Member::start(&url);
+        until(reason, || member.reason().contains(reason)).await;
+        assert!(!member.reason().contains("wrong"), "{}", member.reason());
+        let answer = take(&member, vec![slow("k", 1)], false).await;
+        assert_eq!((answer.granted, answer.degraded, answer.refusing_key.as_str()), (false, true, "k"));
+        assert!(wait_of(answer.wait) > Duration::ZERO);
+        let answer = ask_slots(&member, "k", ("a", 1), 1).await;
+        assert_eq!((answer.slots.len(), answer.degraded, answer.place_in_queue), (0, true, 1));
+        let local = v1::RateLimit { local: true, ..slow("k", 1) };
+        assert!(take(&member, vec![local], false).await.granted, "what is this node's own needs no Redis");
+        let answer = member.throttle.inspect(Request::new(v1::InspectRequest { key: "other".into() })).await;
+        assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+    }
+    let member = Member::start(&format!("redis://default:right@127.0.0.1:{}/3", guarded.port()));
+    assert!(take_shared(&member, vec![slow("k", 1)]).await.granted);
+}
