@@ -46,16 +46,16 @@ impl Peaks {
         std::mem::replace(&mut self.recent_max, self.open)
     }
 
-    /// The most messages in any second, wherever it begins.
-    pub fn per_second_max(&self) -> usize {
+    /// The most messages in any second, wherever it begins, and when the last of them was taken.
+    pub fn per_second_max(&self) -> (usize, Option<Instant>) {
         let mut first = 0;
         let within = self.taken.iter().enumerate().map(|(last, now)| {
             while self.taken[first] + WINDOW <= *now {
                 first += 1;
             }
-            last - first + 1
+            (last - first + 1, Some(*now))
         });
-        within.max().unwrap_or(0)
+        within.max_by_key(|(count, _)| *count).unwrap_or_default()
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
         let check = |times_ms: &[u64], expected: usize| {
             let mut peaks = Peaks::default();
             times_ms.iter().for_each(|time| peaks.took(start + Duration::from_millis(*time)));
-            assert_eq!(peaks.per_second_max(), expected, "{times_ms:?}");
+            assert_eq!(peaks.per_second_max().0, expected, "{times_ms:?}");
         };
         check(&[], 0);
         check(&[5], 1);
@@ -90,5 +90,8 @@ mod tests {
         check(&[0, 1_000, 2_000], 1);
         check(&[0, 600, 900, 1_500, 1_599, 3_000], 4);
         check(&[7, 7, 7, 1_007], 3);
+        let mut peaks = Peaks::default();
+        [0, 5_000, 5_200].iter().for_each(|time| peaks.took(start + Duration::from_millis(*time)));
+        assert_eq!(peaks.per_second_max(), (2, Some(start + Duration::from_millis(5_200))));
     }
 }

@@ -128,8 +128,8 @@ impl Sink {
         self.shared.peaks().take_recent_max()
     }
 
-    /// The most messages taken in any second.
-    pub fn messages_per_second_max(&self) -> usize {
+    /// The most messages taken in any second, and when the last of them was.
+    pub fn messages_per_second_max(&self) -> (usize, Option<Instant>) {
         self.shared.peaks().per_second_max()
     }
 

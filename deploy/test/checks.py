@@ -13,13 +13,19 @@ DELIVERED = 10_000
 DELIVERED_SHORT = 1_000
 # What is sent to.
 INGRESSES = {"single-node": ["mta"], "spread": ["ingress"], "multi-node": ["mta-1", "mta-2"]}
-# Of `spread`: who needs whom, as docs/operations.md has it.
+# Who needs whom, as docs/operations.md has it, and who tells of it at HTTP, by what name. In `spread` the gateway needs the ingress,
+# which is not ready either once any of these is gone.
 NEEDED_BY = {
-    "throttle": ["queue", "egress"],
-    "tsa": ["queue", "egress"],
-    "queue": ["ingress", "egress"],
-    "ingress": ["gateway"],
+    "spread": {
+        "redis": ["throttle", "queue", "egress"],
+        "throttle": ["queue", "egress"],
+        "tsa": ["queue", "egress"],
+        "queue": ["ingress", "egress"],
+        "ingress": ["gateway"],
+    },
+    "multi-node": {"redis": ["mta-1", "mta-2"]},
 }
+TOLD_BY = {"spread": ("gateway", "ingress"), "multi-node": ("mta-1", "throttle")}
 
 
 def godwits(stack):
@@ -84,17 +90,18 @@ def http_ready(stack, service):
 
 def ready(stack, options):
     """A dependency that stops turns its dependents' readiness, at gRPC and at HTTP; started, it turns it back."""
+    teller, word = TOLD_BY[stack.name]
     told = []
-    for dependency, dependents in NEEDED_BY.items():
+    for dependency, dependents in NEEDED_BY[stack.name].items():
         stack.stop(dependency)
-        took = [until(f"{each} without {dependency}", 60, lambda e=each: not stack.is_ready(e, e if e != "gateway" else None))[1]
-                for each in dependents]
-        # The gateway needs the ingress, which is not ready either once any of these is gone.
-        reason, _ = until("the gateway's 503", 60, lambda: (r := http_ready(stack, "gateway")) is not True and r)
-        ensure("ingress" in reason, f"the gateway's reason without {dependency}: {reason}")
+        took = [until(f"{each} not ready", 60, lambda e=each: not stack.is_ready(e))[1] for each in dependents]
+        reason, _ = until(f"503 of {teller}", 60, lambda: (said := http_ready(stack, teller)) is not True and said)
+        ensure(word in reason, f"without {dependency} {teller} says {reason}")
         stack.start(dependency)
-        back = max(stack.wait_ready(each) for each in (dependency, *dependents, "gateway"))
-        until("the gateway's 200", 60, lambda: http_ready(stack, "gateway") is True)
+        back = until("all containers healthy again", 90, lambda: not stack.unhealthy())[1]
+        for each in dependents:
+            stack.wait_ready(each)
+        until(f"200 of {teller}", 60, lambda: http_ready(stack, teller) is True)
         told.append(f"{dependency} ({max(took):.1f} s, back {back:.1f} s)")
     return "turned by " + ", ".join(told)
 

@@ -147,7 +147,7 @@ def limits(stack, options):
     for name, hurt in phases:
         figures = pressed(stack, options, hurt, cut)
         connections, rate = figures["connections_max"], figures["messages_per_second_max"]
-        rows.append(f"{name:38} {connections:>12} {rate:>11}")
+        rows.append(f"{name:38} {connections:>12} {rate:>11}   (at {figures['messages_per_second_max_at']:.1f} s; {figures['hurt_at']})")
         if connections > CONNECTIONS_MAX or rate > MESSAGES_PER_SECOND_MAX:
             broken.append(name)
         stack.wait_ready("mta-2")
@@ -160,12 +160,15 @@ def pressed(stack, options, hurt, seconds):
     """A backlog at both nodes for one site, whose sink takes its time; `hurt` happens while it is worked off."""
     messages = MESSAGES_PER_SECOND_MAX * (2 * seconds + 10)
     # Each message takes the sink long enough that the connections are wanted, too.
-    more = ("--messages", messages, "--size", 1000, "--connections", 40, "--message-ms", 150, "--seed", options.seed)
+    more = ("--messages", messages, "--size", 1000, "--connections", 40, "--message-ms", 100, "--seed", options.seed)
     load = through(stack, NODES, *more, "--stall", 120)
     try:
         wait_for_progress(load, "came", 3 * MESSAGES_PER_SECOND_MAX)
+        began = load.progress()["seconds"]
         hurt()
+        ended = load.progress()["seconds"]
         ensure(load.progress()["came"] < messages, "the backlog was gone before the end: no proof")
-        return load.finish(600)
+        figures = load.finish(600)
+        return {**figures, "hurt_at": f"hurt from {began:.0f} to {ended:.0f} s"}
     finally:
         load.drop()

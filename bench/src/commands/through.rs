@@ -11,7 +11,8 @@ use godwit_kit::net::Net;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -83,7 +84,7 @@ impl Through {
         let seconds = start.elapsed().as_secs_f64();
         watch::quiet(run::QUIET, run::QUIET_TIME_MAX, || sink.count()).await;
         let verdict = Verdict::of(&sent, &sink);
-        println!("{verdict}\n{}", summary(&verdict, &sink, seconds));
+        println!("{verdict}\n{}", summary(&verdict, &sink, start, seconds));
         loaded?;
         drained?;
         verdict.hold(self.law())
@@ -193,14 +194,16 @@ impl Progress {
 }
 
 /// The last line, for programs.
-fn summary(verdict: &Verdict, sink: &Sink, seconds: f64) -> serde_json::Value {
+fn summary(verdict: &Verdict, sink: &Sink, start: Instant, seconds: f64) -> serde_json::Value {
+    let (messages_max, at) = sink.messages_per_second_max();
+    let at = at.map(|at| (at - start).as_secs_f64());
     let account = &verdict.account;
     json!({
         "promised": account.promised, "came": account.came, "lost": account.lost.len(),
         "changed": account.changed.len(), "duplicates": account.duplicates, "unpromised": account.unpromised,
         "refused": verdict.refused, "unknown": verdict.unknown,
         "seconds": seconds, "per_second": account.came as f64 / seconds,
-        "connections_max": sink.connections_max(), "messages_per_second_max": sink.messages_per_second_max(),
+        "connections_max": sink.connections_max(), "messages_per_second_max": messages_max, "messages_per_second_max_at": at,
     })
 }
 
