@@ -7,10 +7,15 @@ const SERVICES: [&str; 6] = ["svc-ingress", "svc-queue", "svc-egress", "svc-tsa"
 const GROUND: [&str; 4] = ["proto", "kit", "smtp", "shaping"];
 
 /// The pure cores: no socket, no disk, no clock.
-const CORES: [&str; 14] = [
+const CORES: [&str; 19] = [
     "smtp/src",
     "svc-throttle/src/bucket.rs",
+    "svc-throttle/src/grain.rs",
     "svc-throttle/src/lease.rs",
+    "svc-throttle/src/redis/memo.rs",
+    "svc-throttle/src/share.rs",
+    "svc-throttle/src/take.rs",
+    "svc-throttle/src/tenure.rs",
     "svc-tsa/src/rules.rs",
     "svc-tsa/src/window.rs",
     "svc-proxy/src/source.rs",

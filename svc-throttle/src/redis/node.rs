@@ -325,6 +325,17 @@ impl Node {
         self.state().phase = Phase::Returning(own.clone());
     }
 
+    /// From now on this node begins no share; false: it is on its share already.
+    pub(super) fn stop_sharing(&self) -> bool {
+        let mut state = self.state();
+        let follows = matches!(state.phase, Phase::Following);
+        if follows {
+            state.stopping = true;
+            state.tenure.leave();
+        }
+        follows
+    }
+
     /// All is put back: Redis decides as soon as the lease is renewed.
     pub(super) fn end_return(&self, epoch: u64) {
         let mut state = self.state();

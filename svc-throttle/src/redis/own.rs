@@ -106,9 +106,10 @@ impl Own {
         let Some(rate) = self.rosters.own_rate(&self.name, &limit.key, limit.rate) else {
             return Ok(Step::Wait { micros: NO_SHARE_MICROS });
         };
+        let share = Limit { rate, ..limit.clone() };
+        let step = self.memory.step(Offer { limit: &share, ..offer }, self.memory.now())?;
         self.given().rates.insert(limit.key.as_str().into(), limit.rate);
-        let limit = Limit { rate, ..limit.clone() };
-        self.memory.step(Offer { limit: &limit, ..offer }, self.memory.now())
+        Ok(step)
     }
 
     pub fn refund(&self, key: &str, count: u64) {

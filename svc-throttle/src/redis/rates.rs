@@ -189,7 +189,8 @@ impl Node {
                 self.turn(Some(epoch)).await;
             }
             Undone::Epoch | Undone::Lapsed => self.turn(None).await,
-            Undone::Refused(reason) => tracing::error!(reason, "Redis refuses a script"),
+            // Full, read-only, or with something else under the key.
+            Undone::Refused(reason) => self.lost(self.wire.away(&reason)),
         }
     }
 

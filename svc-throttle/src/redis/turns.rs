@@ -191,15 +191,15 @@ pub(super) async fn keep(node: Weak<Node>, wake: Arc<Notify>) {
     }
 }
 
-/// A node that stops leaves its share to the others at once; Redis goes on deciding for what it still asks.
+/// A node that stops leaves its share to the others at once; Redis goes on deciding for what it still asks. One that is on
+/// its share goes on with it to the end, and the others keep it.
 pub(super) async fn leave_at_stop(node: Weak<Node>, host: Host) {
     host.stop.requested().await;
     let Some(node) = node.upgrade() else { return };
-    let _turn = node.turning.lock().await;
-    {
-        let mut state = node.state();
-        state.stopping = true;
-        state.tenure.leave();
+    node.turn(None).await;
+    let _turning = node.turning.lock().await;
+    if !node.stop_sharing() {
+        return;
     }
     if let Err(Away(reason)) = node.ask_roster(Mode::Leave, None).await {
         tracing::warn!(reason, "the other nodes are not told that this one stops: they keep its share for a while");

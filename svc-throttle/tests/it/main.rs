@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alike;
+mod cluster;
 mod cut;
 mod faults;
 mod listing;

@@ -312,3 +312,71 @@ async fn redis_that_cannot_be_used_is_told_and_nothing_is_granted() {
     let member = Member::start(&format!("redis://default:right@127.0.0.1:{}/3", guarded.port()));
     assert!(take_shared(&member, vec![slow("k", 1)]).await.granted);
 }
+
+#[tokio::test]
+async fn redis_that_takes_no_writes_is_as_good_as_away() {
+    let (server, _ways, a, b) = two().await;
+    assert!(take_shared(&a, vec![limit("k", 1, 100)]).await.granted);
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    until("told", || a.reason().contains("OOM") && b.reason().contains("OOM")).await;
+    let deadline = Instant::now() + PATIENCE;
+    while !take(&a, vec![limit("k", 1, 100)], false).await.granted {
+        assert!(Instant::now() < deadline, "{}", a.reason());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(a.reason().contains("this node's share, one of 2"), "{}", a.reason());
+    server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    all_divide(&[&a, &b], 2).await;
+    // Its share's debt came with it.
+    while !take_shared(&a, vec![limit("k", 1, 100)]).await.granted {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[tokio::test]
+async fn redis_over_tls_by_an_authority_of_its_own() {
+    let authority = rcgen::CertifiedIssuer::self_signed(ca("ours"), rcgen::KeyPair::generate().unwrap()).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_string()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let other = rcgen::CertifiedIssuer::self_signed(ca("other"), rcgen::KeyPair::generate().unwrap()).unwrap();
+    let folder = Folder::new();
+    let files = ["cert", "key", "ca", "other"].map(|name| folder.0.join(name).to_str().unwrap().to_string());
+    let texts = [certificate.pem(), key.serialize_pem(), authority.pem(), other.pem()];
+    files.iter().zip(texts).for_each(|(file, text)| std::fs::write(file, text).unwrap());
+    let port = crate::server::free_port().to_string();
+    let [cert, key, ca, other] = files;
+    let tls = ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let _server = Server::start_with(&[&tls[..], &["--tls-auth-clients", "no"]].concat());
+    let member = |ca: &str| {
+        let config = Config { redis_ca: Some(ca.into()), ..Config::default() };
+        Member::start_with(config, &format!("rediss://127.0.0.1:{port}"))
+    };
+    assert!(take_shared(&member(&ca), vec![slow("k", 1)]).await.granted);
+    let stranger = member(&other);
+    until("refused", || stranger.reason().contains("certificate")).await;
+}
+
+fn ca(name: &str) -> rcgen::CertificateParams {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params
+}
+
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = godwit_proto::id::MessageId::new().to_string();
+        let path = std::env::temp_dir().join(format!("godwit-tls-{name}"));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
