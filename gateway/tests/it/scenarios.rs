@@ -57,6 +57,7 @@ scenarios! {
     tsas::tsa_with_an_empty_folder
     tsas::tsa_restored_from_a_backup
     tsas::tsa_that_is_watched_dies
+    tsas::no_tsa_left
     doors::two_ingresses_one_away
 }
 

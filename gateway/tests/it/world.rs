@@ -12,7 +12,7 @@ mod sections;
 
 pub use binary::Binary;
 pub use client::{Client, Load, arrived, send_to};
-pub use events::{count, drained, events_until, law, of_kind, time};
+pub use events::{count, drained, events_until, law, of_kind, time, told};
 pub use process::{Folder, Process};
 pub use script::{Script, Step, reply};
 

@@ -29,7 +29,7 @@ struct Unhurried;
 
 impl Behaviour for Unhurried {
     fn dot(&self, _content: &[u8]) -> Action {
-        Action::Wait(Duration::from_millis(20))
+        Action::Wait(Duration::from_millis(40))
     }
 }
 
@@ -70,14 +70,15 @@ pub async fn two_egresses_share_a_queue(placement: Placement) {
         ..Settings::default()
     };
     let mut world = World::start(placement, Unhurried, settings).await;
-    world.set_egress(&from("127.0.0.21"));
-    let first = world.start_egress("egress-1", &["queue"]).await;
-    world.set_egress(&from("127.0.0.22"));
-    let second = world.start_egress("egress-2", &["queue"]).await;
     let mut client = Client::connect(world.smtp).await.unwrap();
     for number in 0..100 {
         client.send(&["a@one.test"], &format!("X-Bench-Id: {number}\r\n\r\nx")).await.unwrap();
     }
+    // Each has enough to do for all the connections that the site allows.
+    world.set_egress(&from("127.0.0.21"));
+    let first = world.start_egress("egress-1", &["queue"]).await;
+    world.set_egress(&from("127.0.0.22"));
+    let second = world.start_egress("egress-2", &["queue"]).await;
     let numbers: Vec<usize> = (0..100).collect();
     let times = arrived(&world.sink, &numbers).await;
     law(&world.drained("queue").await);

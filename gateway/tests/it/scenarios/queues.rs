@@ -2,8 +2,7 @@
 
 use super::CONTENT;
 use crate::world::{
-    Client, HANG, Load, Placement, Script, Settings, Step, World, arrived, count, events_until, law, of_kind, send_to,
-    until,
+    Client, HANG, Load, Placement, Script, Settings, Step, World, arrived, count, law, of_kind, send_to, told, until,
 };
 use bench::sink::{Action, Obliging};
 use godwit_proto::common::v1::EventKind;
@@ -21,8 +20,7 @@ pub async fn two_queues_one_away(placement: Placement) {
     for _ in 0..20 {
         send_to(smtp, &["a@one.test"], CONTENT).await.unwrap();
     }
-    let second_queue = world.queue_of("queue-2");
-    let at_second = count(&events_until(&second_queue, |events| !events.is_empty()).await, EventKind::Reception);
+    let at_second = count(&told(&world.queue_of("queue-2")).await, EventKind::Reception);
     assert!(at_second > 0, "the second queue was given nothing");
     second.stop().await;
     // All of these must find the one that is left, without a duplicate.
@@ -99,11 +97,18 @@ pub async fn queue_killed_under_load(placement: Placement) {
         shaping_default: "connection_limit = 4".into(),
         ..Settings::default()
     };
-    let world = World::start(placement, Obliging, settings).await;
+    // Two messages that take longer than a queue needs to be back, and to hand out again what nobody says to hold.
+    let slow = || (Step::Dot, "", Action::Wait(Duration::from_secs(8)));
+    let world = World::start(placement, Script::new([slow(), slow()]), settings).await;
     let mut second = world.start_queue("queue-2").await;
     let ingress = world.start_ingress("ingress-2", &BOTH).await;
     let egress = world.start_egress("egress-1", &BOTH).await;
-    let load = Load::start(8, world.listener("ingress-2", "smtp"), "a@one.test");
+    let smtp = world.listener("ingress-2", "smtp");
+    for _ in BOTH {
+        send_to(smtp, &["slow@one.test"], CONTENT).await.unwrap();
+    }
+    tokio::time::timeout(HANG, world.sink.wait_for(2)).await.unwrap();
+    let load = Load::start(8, smtp, "a@one.test");
     for _ in 0..2 {
         load.goes_on(100).await;
         second.kill().await;
@@ -122,6 +127,8 @@ pub async fn queue_killed_under_load(placement: Placement) {
     let times = arrived(&world.sink, &accepted).await;
     let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
+    let slow = world.sink.taken().into_iter().filter(|taken| taken.recipients == ["slow@one.test"]).count();
+    assert_eq!(slow, 2, "what was under way when its queue died went out again");
     egress.stop().await;
     ingress.stop().await;
     second.stop().await;
@@ -147,7 +154,7 @@ pub async fn queue_on_a_new_disk(placement: Placement) {
     };
     let (first, before) = delivered(20).await;
     assert_eq!(first + before, 20);
-    let log = async || events_until(&world.queue_of("queue-2"), |events| !events.is_empty()).await[0].log_id.clone();
+    let log = async || told(&world.queue_of("queue-2")).await[0].log_id.clone();
     let old = log().await;
     second.kill().await;
     std::fs::remove_dir_all(world.data_dir("queue-2")).unwrap();

@@ -1,7 +1,7 @@
 //! Two TSAs, both sent all events of every queue node: they hold the same actions, whatever was missed meanwhile.
 
 use crate::dns::Domain;
-use crate::world::{Client, HANG, Load, Placement, Process, Settings, World, events_until, of_kind, until};
+use crate::world::{Client, HANG, Load, Placement, Process, Settings, World, arrived, of_kind, told, until};
 use bench::sink::{Action as Answer, Behaviour};
 use godwit_proto::common::v1::{Event, EventKind};
 use godwit_proto::egress;
@@ -202,19 +202,47 @@ pub async fn tsa_that_is_watched_dies(placement: Placement) {
     pair.trouble(&TROUBLED[1..2]).await;
     pair.suspended("t1.test").await;
     pair.suspended("t0.test").await;
-    // What came for the first site since was not even tried.
-    let mut attempts = 0;
-    for queue in BOTH {
-        let events = events_until(&pair.world.queue_of(queue), |events| !events.is_empty()).await;
-        let to_first = |event: &&&Event| event.recipients == ["busy@t0.test"];
-        attempts += of_kind(&events, EventKind::TransientFailure).iter().filter(to_first).count();
-    }
-    assert!(attempts <= 4, "{attempts} attempts at a site that is suspended");
+    pair.left_alone().await;
     let second = pair.world.start_tsa("tsa-2").await;
     pair.stop(second).await;
 }
 
+pub async fn no_tsa_left(placement: Placement) {
+    let pair = Pair::start(placement, vec!["tsa-2"]).await;
+    let second = pair.world.start_tsa("tsa-2").await;
+    pair.trouble(&TROUBLED[..1]).await;
+    pair.suspended("t0.test").await;
+    second.kill().await;
+    let health = &pair.egress.running.host.health;
+    let lacks = async || health.causes().iter().any(|cause| cause.part == "tsa").then_some(());
+    until("word that egress has no TSA", lacks).await;
+    // Mail flows under what is known: the site is left alone, others are served.
+    pair.trouble(&TROUBLED[..1]).await;
+    let load = pair.load();
+    load.goes_on(50).await;
+    let accepted = load.finish().await;
+    arrived(&pair.world.sink, &accepted).await;
+    pair.left_alone().await;
+    let second = pair.world.start_tsa("tsa-2").await;
+    let listens = async || health.causes().is_empty().then_some(());
+    until("an egress that listens again", listens).await;
+    pair.suspended("t0.test").await;
+    pair.left_alone().await;
+    pair.stop(second).await;
+}
+
 impl Pair {
+    /// What came for the first site since it was suspended was not even tried.
+    async fn left_alone(&self) {
+        let mut attempts = 0;
+        for queue in BOTH {
+            let events = told(&self.world.queue_of(queue)).await;
+            let to_first = |event: &&&Event| event.recipients == ["busy@t0.test"];
+            attempts += of_kind(&events, EventKind::TransientFailure).iter().filter(to_first).count();
+        }
+        assert!(attempts <= 4, "{attempts} attempts at a site that is suspended");
+    }
+
     /// Until the egress holds back mail for a site.
     async fn suspended(&self, domain: &str) {
         let egress = egress::at(self.world.wire("egress-1"));

@@ -33,6 +33,24 @@ pub async fn events_until(queue: &Queue, enough: impl Fn(&[Event]) -> bool) -> V
     seen.into_inner().unwrap()
 }
 
+/// What a queue has told so far.
+pub async fn told(queue: &Queue) -> Vec<Event> {
+    let reading = async {
+        let request = WatchEventsRequest { cursor: Some(Cursor::default()), filter: None };
+        let mut stream = queue.watch_events(Request::new(request)).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        loop {
+            match stream.next().await.unwrap().unwrap().item {
+                Some(Item::Events(batch)) => events.extend(batch.events),
+                Some(Item::CaughtUp(_)) => return events,
+                Some(Item::Gap(gap)) => panic!("{gap:?}"),
+                None => {}
+            }
+        }
+    };
+    tokio::time::timeout(HANG, reading).await.expect("the end of what was told")
+}
+
 fn brief(events: &[Event]) -> Vec<String> {
     let line = |event: &Event| {
         let reply = event.reply.as_ref().map(|reply| reply.line()).unwrap_or_default();
