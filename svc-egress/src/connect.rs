@@ -8,7 +8,7 @@ use crate::path::SitePath;
 use crate::session::{NotSecured, Refused, Session};
 use crate::shared::Shared;
 use crate::site::Host;
-use crate::tls::{Fault, When, Wish};
+use crate::tls::{Fault, Trust, When, Wish};
 use crate::worker::End;
 use crate::{classify, route::Route};
 use godwit_kit::trace;
@@ -136,7 +136,9 @@ impl Search<'_> {
     async fn one(&self, target: &Target) -> Result<Session, Failure> {
         let (connector, policy) = (&self.shared.tls, &self.path.path.tls);
         let mut wish = Wish::of(policy);
-        if wish.when == When::Offered && connector.is_broken(target) {
+        // What other paths remember is not for one whose mail waits rather than goes in the clear.
+        let minds = wish.when == When::Offered && (wish.falls_back || policy.remember_broken_tls.is_some());
+        if minds && connector.is_broken(target, wish.trust) {
             self.count("remembered");
             wish = Wish::CLEAR;
         }
@@ -152,13 +154,13 @@ impl Search<'_> {
             return Err(given_up);
         }
         if let Some(time) = policy.remember_broken_tls {
-            connector.remember_broken(target, time);
+            connector.remember_broken(target, wish.trust, time);
         }
         if !wish.falls_back {
             return Err(given_up);
         }
         tracing::info!(site = %self.crew.site.name, to = %target.at, ?fault, "TLS failed: mail goes in the clear");
-        self.take_token(target).await?;
+        self.take_token(target, wish.trust).await?;
         self.open(target, Wish::CLEAR).await.map_err(|miss| match miss {
             Miss::Failure(failure) => failure,
             Miss::Insecure(fault) => Failure::Host(fault.reply(&target.name)),
@@ -167,11 +169,11 @@ impl Search<'_> {
 
     /// A second connection to a host counts like the first. Where it must wait for its turn, this search is over, and what
     /// it has learned is known until the next: else that one would use up its turn on a handshake that fails.
-    async fn take_token(&self, target: &Target) -> Result<(), Failure> {
+    async fn take_token(&self, target: &Target, trust: Trust) -> Result<(), Failure> {
         match self.shared.limits.tokens(&self.path.connection_rates, 1).await {
             Tokens::Granted(_) => Ok(()),
             Tokens::Wait { wait, key } => {
-                self.shared.tls.remember_broken(target, wait + NEXT_CONNECTION);
+                self.shared.tls.remember_broken(target, trust, wait + NEXT_CONNECTION);
                 Err(Failure::Throttled { wait, key })
             }
         }

@@ -89,7 +89,7 @@ impl Connector {
             Trust::Judged | Trust::Anybody => &self.0.lenient,
         };
         let connecting = connector.connect(name.clone(), Watched::new(stream)).into_fallible();
-        let stream = connecting.await.map_err(|(error, watched)| match watched.begins_with_a_reply() {
+        let stream = connecting.await.map_err(|(error, watched)| match watched.begins_with_text() {
             true => Fault::Injected,
             false => Fault::of(&error),
         })?;
@@ -104,13 +104,13 @@ impl Connector {
     }
 
     /// This host is spoken to in the clear for so long, where TLS is not required.
-    pub fn remember_broken(&self, host: &Target, time: Duration) {
+    pub fn remember_broken(&self, host: &Target, trust: Trust, time: Duration) {
         let now = Instant::now();
-        self.0.broken.lock().unwrap_or_else(PoisonError::into_inner).note(key_of(host), now + time, now);
+        self.0.broken.lock().unwrap_or_else(PoisonError::into_inner).note(key_of(host, trust), now + time, now);
     }
 
-    pub fn is_broken(&self, host: &Target) -> bool {
-        self.0.broken.lock().unwrap_or_else(PoisonError::into_inner).has(&key_of(host), Instant::now())
+    pub fn is_broken(&self, host: &Target, trust: Trust) -> bool {
+        self.0.broken.lock().unwrap_or_else(PoisonError::into_inner).has(&key_of(host, trust), Instant::now())
     }
 
     fn believes(&self, connection: &ClientConnection, name: &ServerName<'_>) -> bool {
@@ -135,8 +135,13 @@ fn name_of(host: &Target) -> ServerName<'static> {
     ServerName::try_from(host.name.clone()).unwrap_or_else(|_| ServerName::from(host.at.ip()))
 }
 
-fn key_of(host: &Target) -> String {
-    format!("{}:{}", host.name, host.at.port())
+/// Who takes any certificate does not hear of those that others did not believe.
+fn key_of(host: &Target, trust: Trust) -> String {
+    let who = match trust {
+        Trust::Valid => "valid",
+        Trust::Judged | Trust::Anybody => "any",
+    };
+    format!("{}:{} {who}", host.name, host.at.port())
 }
 
 fn facts(connection: &ClientConnection, verified: bool) -> Tls {

@@ -16,9 +16,9 @@ impl Watched {
         Self { stream, first: None }
     }
 
-    /// No TLS record begins with a digit, and every SMTP reply does.
-    pub fn begins_with_a_reply(&self) -> bool {
-        self.first.is_some_and(|octet| octet.is_ascii_digit())
+    /// No TLS record begins with what text begins with.
+    pub fn begins_with_text(&self) -> bool {
+        self.first.is_some_and(|octet| octet.is_ascii_graphic() || octet.is_ascii_whitespace())
     }
 }
 

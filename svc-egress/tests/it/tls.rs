@@ -122,7 +122,9 @@ async fn plaintext_behind_the_answer_to_starttls_is_never_heard() {
     for policy in ["Opportunistic", "OpportunisticInsecure", "Required", "RequiredInsecure"] {
         let lines = format!("enable_tls = \"{policy}\"\nremember_broken_tls = \"1h\"");
         let injected = b"250-peer.example\r\n250-AUTH PLAIN\r\n250 X\r\n";
-        for start in [Start::Injected(injected, host.clone()), Start::Instead(injected)] {
+        let starts =
+            [Start::Injected(injected, host.clone()), Start::Instead(injected), Start::Instead(b"\r\n250 X\r\n")];
+        for start in starts {
             let (told, heard) = one(&ours, &lines, Manner::new(start)).await;
             assert!(
                 told.starts_with("451 4.7.5") && told.contains("plaintext followed the answer to STARTTLS"),
@@ -296,6 +298,38 @@ async fn broken_tls_is_remembered_for_who_does_not_require_it() {
     assert!(settled.reply.unwrap().text.contains("the alert HandshakeFailure"));
     world.finish().await;
     assert_eq!((starts(&peer.heard()), peer.heard().messages.len()), (2, 3));
+}
+
+/// What one source has learned lets no mail of another go in the clear that would wait, or be encrypted.
+#[tokio::test]
+async fn broken_tls_is_not_remembered_for_who_wishes_otherwise() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let start = async |start, lines: &str| {
+        let peer = Peer::start(Manner::new(start)).await;
+        let mut setup = Setup::to(peer.at).trusting(&ours.pem).shaping(&shaping(lines));
+        setup.config.sources.insert("own".into(), SourceConfig::default());
+        setup.config.pools.insert("own".into(), PoolConfig { sources: [("own".to_string(), 1)].into() });
+        let world = setup.start().await;
+        world.queue.put_in("own", &["a@d.example"], MESSAGE);
+        (world, peer)
+    };
+    let reconnects = "opportunistic_tls_reconnect_on_failed_handshake";
+    let own = "[\"default\".sources.\"own\"]\nremember_broken_tls = \"1h\"";
+    let why = async |world: &World| world.queue.settled_lane().await.reply.unwrap().text;
+
+    let lines = format!("{reconnects} = false\n{own}\n{reconnects} = true");
+    let (world, _peer) = start(Start::Instead(ALERT), &lines).await;
+    assert_eq!(in_words(&world.queue.outcomes(1).await[0]), "clear");
+    world.queue.put(&["b@d.example"], MESSAGE);
+    assert!(why(&world).await.contains("the alert HandshakeFailure"));
+    world.finish().await;
+
+    let lines = format!("{own}\n{reconnects} = false");
+    let (world, _peer) = start(Start::Handshake(other.host("127.0.0.1")), &lines).await;
+    assert!(why(&world).await.contains("unknown issuer"));
+    world.queue.put(&["b@d.example"], MESSAGE);
+    assert_eq!(in_words(&world.queue.outcomes(1).await[0]), "encrypted to anybody");
+    world.finish().await;
 }
 
 #[tokio::test]
