@@ -155,7 +155,7 @@ pub async fn two_egresses_share_a_proxy(placement: Placement) {
         ..Settings::default()
     };
     let mut world = World::start(placement, Unhurried, settings).await;
-    let proxy = world.start_proxy("proxy-2", "127.0.0.7").await;
+    let mut proxy = world.start_proxy("proxy-2", "127.0.0.7").await;
     world.set_egress(&by_proxy(&world));
     let first = world.start_egress("egress-1", &["queue"]).await;
     let second = world.start_egress("egress-2", &["queue"]).await;
@@ -165,17 +165,23 @@ pub async fn two_egresses_share_a_proxy(placement: Placement) {
     world.drained("queue").await;
     assert!(delivered(&first) > 0 && delivered(&second) > 0, "{} and {}", delivered(&first), delivered(&second));
 
-    proxy.kill().await;
-    for _ in 0..10 {
-        world.send(&["b@one.test"], CONTENT).await;
+    for suddenly in [true, false] {
+        if suddenly {
+            proxy.kill().await;
+        } else {
+            proxy.stop().await;
+        }
+        for _ in 0..10 {
+            world.send(&["b@one.test"], CONTENT).await;
+        }
+        let why = async || waits_for(&world).await.filter(|why| why.contains("proxy"));
+        until("word that the source cannot send", why).await;
+        proxy = world.start_proxy("proxy-2", "127.0.0.7").await;
+        world.drained("queue").await;
     }
-    until("word that the source cannot send", async || waits_for(&world).await.filter(|why| why.contains("proxy")))
-        .await;
-    let proxy = world.start_proxy("proxy-2", "127.0.0.7").await;
     let events = world.drained("queue").await;
     law(&events);
-    assert_eq!(count(&events, EventKind::Delivery), 50);
-    assert_eq!(world.sink.count(), 50);
+    assert_eq!((count(&events, EventKind::Delivery), world.sink.count()), (60, 60));
     let attempts: BTreeSet<u32> = of_kind(&events, EventKind::Delivery).iter().map(|event| event.attempt).collect();
     assert_eq!(attempts, [1].into(), "waiting for a source is no attempt: {:#?}", failures(&events));
     assert_eq!(origins(&world.sink), ["127.0.0.7".to_string()].into(), "never from elsewhere");
