@@ -21,6 +21,7 @@ class Bench:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        stack.loads.append(self)
 
     def _read(self):
         for line in self._process.stdout:

@@ -158,7 +158,7 @@ def limits(stack, options):
 
 def pressed(stack, options, hurt, seconds):
     """A backlog at both nodes for one site, whose sink takes its time; `hurt` happens while it is worked off."""
-    messages = MESSAGES_PER_SECOND_MAX * (2 * seconds + 10)
+    messages = 75 * (2 * seconds + 10)
     # Each message takes the sink long enough that the connections are wanted, too.
     more = ("--messages", messages, "--size", 1000, "--connections", 40, "--message-ms", 100, "--seed", options.seed)
     load = through(stack, NODES, *more, "--stall", 120)

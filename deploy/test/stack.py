@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -69,6 +68,8 @@ class Stack:
         files = [COMPOSE / name / "docker-compose.yml", HERE / f"{name}.yml"]
         self._compose = compose_program() + ["-p", self.project] + [f"-f{file}" for file in files]
         self._environment = {**os.environ, **PORTS}
+        # Runs of godwit-bench, for their output.
+        self.loads = []
 
     def compose(self, *arguments, timeout=UP_SECONDS_MAX):
         return command(*self._compose, *arguments, timeout=timeout, env=self._environment)
@@ -146,4 +147,6 @@ class Stack:
                 continue
             (folder / f"{service}.log").write_text(command("docker", "logs", "-t", container, check=False)[1])
             (folder / f"{service}.json").write_text(json.dumps(self.inspect(service)["State"], indent=1))
-        print(f"  logs are in {folder}", file=sys.stderr)
+        for number, load in enumerate(self.loads):
+            (folder / f"load-{number}.log").write_text("\n".join(load.lines()))
+        print(f"  logs are in {folder}", flush=True)
