@@ -7,6 +7,8 @@ if not there and ARGV[argument + 4] == '1' then
   return {LOST}
 end
 s.reset = 0
+-- Counted once: there may be thousands of slots, and a thousand asks.
+local used = reached()
 
 local function acquire(holder, count, limit, ttl)
   s.limit = limit
@@ -18,12 +20,13 @@ local function acquire(holder, count, limit, ttl)
     end
     promised = promised + waiter[2]
   end
-  local free = math.max(0, reachable(limit) - reached() - promised)
+  local free = math.max(0, reachable(limit) - used - promised)
   local given = math.min(free, count)
   for _ = 1, given do
     s.held[#s.held + 1] = {string.format('%s%016x', prefix, next_number), holder, node, now + ttl, ttl, 0}
     next_number = next_number + 1
   end
+  used = used + given
   local wanted, turned_away = count - given, 0
   if place <= #s.waiters then
     if wanted == 0 then

@@ -28,7 +28,7 @@ const CLOSED_WAIT: Duration = Duration::from_millis(100);
 const NEVER_WAIT: Duration = Duration::from_secs(1);
 const LIMBO_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// Releases that Redis has not heard of. Those beyond run out by themselves.
-const UNRELEASED_MAX: usize = 10_000;
+pub(super) const UNRELEASED_MAX: usize = 10_000;
 
 pub struct Node {
     pub(super) wire: Wire,
@@ -259,11 +259,11 @@ impl Node {
         }
     }
 
-    /// Redis is told later of what it could not be told now.
-    pub(super) fn release_later(&self, places: &[Place]) {
+    /// Redis is told later of what it could not be told now, as long as that is no more than `most` in all.
+    pub(super) fn release_later(&self, places: impl Iterator<Item = Place>, most: usize) {
         let mut state = self.state();
-        let room = UNRELEASED_MAX.saturating_sub(state.unreleased.len());
-        state.unreleased.extend(places.iter().take(room).cloned());
+        let room = most.saturating_sub(state.unreleased.len());
+        state.unreleased.extend(places.take(room));
     }
 
     /// Redis did not answer: another turn is taken at once.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Calls in one round trip.
-const PIECE: usize = 500;
+pub(super) const PIECE: usize = 500;
 
 /// What is put back of one limit.
 enum Back {

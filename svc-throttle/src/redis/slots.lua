@@ -40,10 +40,14 @@ end
 
 -- How many of so many slots are for those who can be reached: a node that may be cut off has what it holds, and at least
 -- its share.
+local held_by
 local function reachable(limit)
-  local held_by = {}
-  for _, slot in ipairs(s.held) do
-    held_by[slot[3]] = (held_by[slot[3]] or 0) + 1
+  if not held_by then
+    -- Once: what those have who may be cut off does not change while a script runs.
+    held_by = {}
+    for _, slot in ipairs(s.held) do
+      held_by[slot[3]] = (held_by[slot[3]] or 0) + 1
+    end
   end
   for name, ranks in pairs(stale) do
     local share = math.max(part(limit, ranks[1], ranks[2]), part(limit, ranks[3], ranks[4]))

@@ -1,6 +1,6 @@
 //! Counted slots: the asks of one key in one call, all keys in one trip to Redis; or on this node's share, or nobody's.
 
-use super::node::{Decider, Node, micros};
+use super::node::{Decider, Node, UNRELEASED_MAX, micros};
 use super::rates::{TRIES, worse};
 use super::scripts::{Frame, Undone, numbers, said};
 use super::wire::{Call, Item};
@@ -91,6 +91,8 @@ impl Node {
         let said_all = match self.wire.run(&calls).await {
             Ok(answers) => answers,
             Err(away) => {
+                // They may have been given all the same, and nobody would ever let them go.
+                open.iter().zip(firsts).for_each(|(group, first)| self.release_unknown(asks, group, first));
                 self.lost(away);
                 return Some(Undone::Lapsed);
             }
@@ -103,6 +105,12 @@ impl Node {
             }
         }
         worst
+    }
+
+    fn release_unknown(&self, asks: &[SlotAsk], Group { key, places }: &Group, first: SlotId) {
+        let count: u128 = places.iter().map(|place| u128::from(asks[*place].count)).sum();
+        let slot = |number| Place { key: key.clone(), local: false, slot: SlotId(first.0 + number) };
+        self.release_later((0..count).map(slot), UNRELEASED_MAX / 2);
     }
 
     fn note_held(
@@ -228,7 +236,7 @@ impl Node {
         if let Some(own) = self.own() {
             own.release(&shared).await?;
         }
-        self.release_later(&shared);
+        self.release_later(shared.into_iter(), UNRELEASED_MAX);
         Ok(())
     }
 

@@ -2,11 +2,15 @@
 //! so often, and whenever a script shows that something has changed.
 
 use super::node::{Node, Phase, State, micros};
+use super::restore::PIECE;
 use super::scripts::{self, Others};
 use super::wire::{Away, Call, Item, Refused};
+use crate::lease::SlotId;
 use crate::share::{Roster, Rosters};
+use crate::store::Place;
 use crate::tenure::{Member, Standing, View};
 use godwit_kit::Host;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -63,14 +67,23 @@ impl Node {
         self.release_unreleased().await
     }
 
+    /// In pieces. The piece that fails is not tried again: its slots run out by themselves.
     async fn release_unreleased(&self) -> Result<(), Away> {
-        let places = std::mem::take(&mut self.state().unreleased);
-        if places.is_empty() {
-            return Ok(());
+        loop {
+            let piece: Vec<Place> = {
+                let unreleased = &mut self.state().unreleased;
+                let count = unreleased.len().min(PIECE);
+                unreleased.drain(..count).collect()
+            };
+            if piece.is_empty() {
+                return Ok(());
+            }
+            let mut by_key: BTreeMap<&str, Vec<SlotId>> = BTreeMap::new();
+            piece.iter().for_each(|place| by_key.entry(&place.key).or_default().push(place.slot));
+            let frame = self.frame_to_restore();
+            let calls: Vec<Call> = by_key.iter().map(|(key, slots)| frame.release(key, slots)).collect();
+            self.wire.run(&calls).await?;
         }
-        let frame = self.frame_to_restore();
-        let calls: Vec<Call> = places.iter().map(|place| frame.release(&place.key, &[place.slot])).collect();
-        self.wire.run(&calls).await.map(drop)
     }
 
     /// Asks the script on the nodes, and notes what it says.

@@ -8,6 +8,7 @@ mod cut;
 mod faults;
 mod listing;
 mod load;
+mod lost;
 mod rates;
 mod server;
 mod sharing;
