@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// Longer than a lease and the longest that a slot lasts: whoever is cut off has begun its share, and gives new slots.
-const LONG: Duration = Duration::from_millis(4_500);
+const LONG: Duration = Duration::from_millis(3_500);
 
 struct World {
     server: Server,
