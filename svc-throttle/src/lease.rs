@@ -49,6 +49,9 @@ pub struct Table {
     seen_micros: u64,
 }
 
+/// Slots with what is known of each.
+pub type Slots = Vec<(SlotId, Held)>;
+
 /// A slot that is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {

@@ -5,7 +5,7 @@
 use crate::bucket::{Bucket, Verdict};
 use crate::config::Config;
 use crate::error::Error;
-use crate::lease::{self, Held, SlotId, Table};
+use crate::lease::{self, Held, SlotId, Slots, Table};
 use crate::store::{After, Answer, Ask, Beat, Limit, Place, SlotAnswer, SlotAsk, State, Store, Summary, Taken};
 use crate::take::{self, GiveBack, Offer, Step, Taking};
 use godwit_kit::clock::Clock;
@@ -191,13 +191,16 @@ impl Memory {
     }
 
     /// Every key's slots that are held now.
-    pub fn held(&self) -> Vec<(Box<str>, Vec<(SlotId, Held)>)> {
+    pub fn held(&self) -> Vec<(Box<str>, Slots)> {
         let now = self.now();
-        let held = |(key, table): (&Box<str>, &mut Table)| {
-            table.settle(now);
-            (key.clone(), table.held().map(|(slot, held)| (slot, held.clone())).collect())
-        };
-        self.shards.iter().flat_map(|shard| lock(shard).slots.iter_mut().map(held).collect::<Vec<_>>()).collect()
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            for (key, table) in &mut lock(shard).slots {
+                table.settle(now);
+                all.push((key.clone(), table.held().map(|(slot, held)| (slot, held.clone())).collect()));
+            }
+        }
+        all
     }
 
     fn slot_id(&self) -> SlotId {

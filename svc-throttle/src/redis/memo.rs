@@ -260,7 +260,7 @@ mod tests {
         memo.lets_go("k", SlotId(3));
         memo.keeps("k", SlotId(2), (1_100, 15));
         let promise = Promise { key: "k".into(), slot: SlotId(1), until: 90 };
-        assert_eq!(memo.promises(), [promise.clone()]);
+        assert_eq!(memo.promises(), std::slice::from_ref(&promise));
         memo.promise("k", SlotId(1), 95);
         memo.promise_is_known(&promise, 2_000);
         assert_eq!((memo.promised("k", SlotId(1)), memo.has_promises()), (95, true), "it was promised again");

@@ -9,7 +9,7 @@ use super::memo::Memo;
 use crate::bucket::{Bucket, Rate};
 use crate::config::Config;
 use crate::error::Error;
-use crate::lease::{Held, SlotId};
+use crate::lease::{Held, Slots};
 use crate::memory::Memory;
 use crate::share::{Part, Rosters};
 use crate::store::{Beat, Limit, Place, SlotAnswer, SlotAsk, Store};
@@ -64,7 +64,7 @@ impl Owed {
 pub struct Holds {
     pub key: Box<str>,
     pub limit: u32,
-    pub held: Vec<(SlotId, Held)>,
+    pub held: Slots,
 }
 
 impl Own {
@@ -157,7 +157,7 @@ impl Own {
     pub fn holds(&self, now: u64) -> Vec<Holds> {
         let own_now = self.memory.now();
         let given = self.given();
-        let holds = |(key, held): (Box<str>, Vec<(SlotId, Held)>)| {
+        let holds = |(key, held): (Box<str>, Slots)| {
             let limit = given.slots.get(&key).copied().unwrap_or(0);
             let held = held.into_iter().map(|(slot, held)| {
                 let until = now + held.until_micros().saturating_sub(own_now);

@@ -2,14 +2,16 @@
 -- a token, r units that run off in a microsecond, p tokens of the burst that are kept for nodes that may be cut off, x until
 -- when the key lasts by Redis' time; l, m, b the limit, its period and burst as given; z: reset, as good as not there.
 local d, at, w, r, p, lasts
+local stored
 
 local function read()
-  local s = redis.call('HMGET', KEYS[1], 'd', 't', 'w', 'r', 'p', 'x', 'z')
+  local s = redis.call('HMGET', KEYS[1], 'd', 't', 'w', 'r', 'p', 'x', 'z', 'l', 'm', 'b')
   if not s[1] then
-    d, at, w, r, p, lasts = 0, now, nil, nil, nil, nil
+    d, at = 0, now
     return false, false
   end
   d, at, w, r, p, lasts = tonumber(s[1]), tonumber(s[2]), tonumber(s[3]), tonumber(s[4]), tonumber(s[5]), tonumber(s[6])
+  stored = {w = w, r = r, p = p, z = s[7], l = s[8], m = s[9], b = s[10]}
   return true, s[7] == '1'
 end
 
@@ -58,7 +60,12 @@ end
 -- slowest: units that run off in a microsecond when all others keep their shares. The key never lasts shorter than any node
 -- was told that its debt lasts.
 local function save(limit, period, burst, slowest)
-  redis.call('HSET', KEYS[1], 'd', d, 't', at, 'w', w, 'r', r, 'p', p, 'l', limit, 'm', period, 'b', burst, 'z', 0)
+  local s = stored
+  if s and s.w == w and s.r == r and s.p == p and s.l == limit and s.m == period and s.b == burst and s.z == '0' then
+    redis.call('HSET', KEYS[1], 'd', d, 't', at)
+  else
+    redis.call('HSET', KEYS[1], 'd', d, 't', at, 'w', w, 'r', r, 'p', p, 'l', limit, 'm', period, 'b', burst, 'z', '0')
+  end
   local need = clock + math.max(0, at - now) + d / slowest + 100000
   if not lasts or need > lasts then
     lasts = need + (need - clock) / 4

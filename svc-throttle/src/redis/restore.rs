@@ -6,7 +6,7 @@ use super::node::Node;
 use super::own::{Holds, Owed, Own};
 use super::scripts::{Frame, Scripts, Undone, said};
 use super::wire::{Away, Call, Item};
-use crate::lease::{Held, SlotId};
+use crate::lease::{Held, SlotId, Slots};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ enum Back {
     /// Given on this node's share.
     Own(Owed),
     /// `all`: the node holds no others of the key.
-    Slots { key: String, limit: u32, held: Vec<(SlotId, Held)>, all: bool },
+    Slots { key: String, limit: u32, held: Slots, all: bool },
 }
 
 impl Node {

@@ -174,7 +174,7 @@ impl Wire {
                 }
             }
             Pool::Cluster(pool) => {
-                let nodes = self.asked(pool, |connection| cluster::masters(connection)).await?;
+                let nodes = self.asked(pool, cluster::masters).await?;
                 for node in nodes {
                     let mut cursor = 0;
                     loop {

@@ -45,7 +45,8 @@ async fn a_slot_whose_answer_is_lost_comes_free_before_its_ttl() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_asks_of_one_key_with_many_slots_are_answered() {
     let server = Server::start();
-    let member = Member::start(&server.url());
+    let patient = Config { redis_timeout: SECOND, member_lease: 4 * SECOND, ..Config::default() };
+    let member = Member::start_with(patient, &server.url());
     member.ready().await;
     for round in 0..4 {
         let asks = (0..1_000).map(|number| item("k", &format!("{round}-{number}"), 4_000)).collect();

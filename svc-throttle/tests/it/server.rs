@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, folder: &PathBuf, arguments: &[String]) -> Child {
+fn spawn(port: u16, folder: &Path, arguments: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(["--dir", folder.to_str().unwrap(), "--loglevel", "warning"])
