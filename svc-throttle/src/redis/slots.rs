@@ -1,6 +1,5 @@
 //! Counted slots: the asks of one key in one call, all keys in one trip to Redis; or on this node's share, or nobody's.
 
-use super::memo::Memo;
 use super::node::{Decider, Node, UNRELEASED_MAX, micros};
 use super::rates::{TRIES, worse};
 use super::scripts::{Frame, Undone, numbers, said};
@@ -10,7 +9,6 @@ use crate::lease::{Held, SlotId};
 use crate::store::{Beat, Place, SlotAnswer, SlotAsk, Store};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The asks, or the slots, of one key, by their places in the batch.
 struct Group {
@@ -151,23 +149,14 @@ impl Node {
 
         let groups =
             by_key(slots.iter().enumerate().filter(|(_, slot)| !slot.local).map(|(at, slot)| (at, &*slot.key)));
-        // What would be lost is waited for a while: Redis may be back in a moment.
-        let patience = Instant::now() + (ttl / 5).min(3 * self.tick());
-        loop {
-            for _ in 0..TRIES {
-                let Decider::Shared(frame, gate) = self.decider() else { break };
-                let undone = self.beat(&frame, slots, (&groups, micros(ttl)), &mut beats).await;
-                drop(gate);
-                match undone {
-                    None => break,
-                    Some(undone) => self.again(undone, frame.scripts.epoch).await,
-                }
+        for _ in 0..TRIES {
+            let Decider::Shared(frame, gate) = self.decider() else { break };
+            let undone = self.beat(&frame, slots, (&groups, micros(ttl)), &mut beats).await;
+            drop(gate);
+            match undone {
+                None => break,
+                Some(undone) => self.again(undone, frame.scripts.epoch).await,
             }
-            let mut open = slots.iter().zip(&beats).filter(|(_, beat)| beat.is_none()).map(|(slot, _)| slot);
-            if self.own().is_some() || Instant::now() >= patience || !open.any(|slot| self.would_lose(slot, ttl)) {
-                break;
-            }
-            tokio::time::sleep(self.tick() / 20).await;
         }
         if let Some(own) = self.own() {
             let open: Vec<usize> = (0..slots.len()).filter(|place| beats[*place].is_none()).collect();
@@ -177,15 +166,6 @@ impl Node {
         }
         let undecided = |slot: &Place| Beat { kept: self.keeps(&slot.key, slot.slot, micros(ttl)), waiter_count: 0 };
         Ok(slots.iter().zip(beats).map(|(slot, beat)| beat.unwrap_or_else(|| undecided(slot))).collect())
-    }
-
-    /// A slot that Redis still counts, as far as this node knows, and that it cannot promise to keep.
-    fn would_lose(&self, slot: &Place, ttl: Duration) -> bool {
-        let counts = |memo: &mut Memo, now| {
-            let held = memo.holding(&slot.key).and_then(|holding| holding.held.get(&slot.slot));
-            held.is_some_and(|held| !held.ending && held.until_micros() > now)
-        };
-        self.memo(counts) && !self.keeps(&slot.key, slot.slot, micros(ttl))
     }
 
     async fn beat(
