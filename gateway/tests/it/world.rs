@@ -213,8 +213,11 @@ impl World {
         self.places.url(name)
     }
 
-    pub fn data_dir(&self, name: &str) -> PathBuf {
-        self.places.data_dir(name)
+    /// The folder of a process that has ended, once nothing that it left running is at it any more.
+    pub async fn released(&self, name: &str) -> PathBuf {
+        let folder = self.places.data_dir(name);
+        until(&format!("end of {name}"), async || process::is_free(&folder).then_some(())).await;
+        folder
     }
 
     /// The test's own road to one of the processes.

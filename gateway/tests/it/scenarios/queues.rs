@@ -157,7 +157,7 @@ pub async fn queue_on_a_new_disk(placement: Placement) {
     let log = async || told(&world.queue_of("queue-2")).await[0].log_id.clone();
     let old = log().await;
     second.kill().await;
-    std::fs::remove_dir_all(world.data_dir("queue-2")).unwrap();
+    std::fs::remove_dir_all(world.released("queue-2").await).unwrap();
     // Another node, at an address where all others knew the old one.
     let second = world.start_queue("queue-2").await;
     let (first, after) = delivered(20).await;

@@ -162,7 +162,7 @@ pub async fn tsa_with_an_empty_folder(placement: Placement) {
     pair.acts("tsa-2", 6).await;
     pair.agree(6).await;
     second.kill().await;
-    std::fs::remove_dir_all(pair.world.data_dir("tsa-2")).unwrap();
+    std::fs::remove_dir_all(pair.world.released("tsa-2").await).unwrap();
     let second = pair.world.start_tsa("tsa-2").await;
     // Although there is nothing new to send.
     pair.acts("tsa-2", 6).await;
@@ -176,14 +176,14 @@ pub async fn tsa_restored_from_a_backup(placement: Placement) {
     pair.trouble(&TROUBLED[..3]).await;
     pair.acts("tsa-2", 3).await;
     second.stop().await;
-    let (folder, backup) = (pair.world.data_dir("tsa-2"), pair.world.data_dir("backup"));
+    let (folder, backup) = (pair.world.released("tsa-2").await, pair.world.folder.path().join("backup"));
     copy(&folder, &backup);
     let second = pair.world.start_tsa("tsa-2").await;
     pair.trouble(&TROUBLED[3..]).await;
     pair.acts("tsa-2", 6).await;
     pair.agree(6).await;
     second.stop().await;
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(pair.world.released("tsa-2").await).unwrap();
     copy(&backup, &folder);
     // What it confirmed since it holds no longer, and says so.
     let second = pair.world.start_tsa("tsa-2").await;

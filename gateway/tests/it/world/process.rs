@@ -5,6 +5,7 @@ use anyhow::Result;
 use gateway::compose::{self, Running};
 use godwit_kit::config::{Document, Faults};
 use godwit_proto::id::MessageId;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 
@@ -72,7 +73,7 @@ impl Process {
         }
     }
 
-    /// Ends it at once and returns when nothing of it runs any more: finished, released or sealed is nothing.
+    /// Ends it at once; finished, released or sealed is nothing. Returns when its sockets are closed and it answers nobody.
     pub async fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
             tokio::task::spawn_blocking(move || runtime.shutdown_timeout(HANG)).await.unwrap();
@@ -86,4 +87,16 @@ impl Drop for Process {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Whether no store in this folder is locked: threads that a kill left behind hold on for a moment.
+pub fn is_free(folder: &Path) -> bool {
+    std::fs::read_dir(folder).unwrap().all(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return is_free(&path);
+        }
+        let is_lock = path.ends_with("lock") || path.ends_with("db");
+        !is_lock || File::open(&path).unwrap().try_lock().is_ok()
+    })
 }
